@@ -1,0 +1,44 @@
+# Thin: every target is one or two commands that people can also type.
+.DEFAULT_GOAL := help
+PYTEST := .venv/bin/python -m pytest
+
+.PHONY: help
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup:  ## Bring up the engine and install the tool into .venv; nothing happens when both are there.
+	@.ci/engine
+	@.ci/setup
+
+.PHONY: demo
+demo: setup  ## Build the CPU image in a scratch copy, record epoch 1, verify it.
+	@.ci/demo
+
+.PHONY: lint
+lint:  ## Format, lint, types.
+	@.ci/setup
+	.venv/bin/ruff format --check tooling tests
+	.venv/bin/ruff check tooling tests
+	.venv/bin/mypy
+	.venv/bin/shellcheck .ci/engine .ci/setup .ci/run .ci/demo
+
+.PHONY: unit
+unit:  ## The tests that need no engine: seconds.
+	@.ci/setup
+	$(PYTEST) tests/unit -n 2 -q
+
+.PHONY: test
+test: setup lint  ## Everything that runs without a GPU, real engine and real vLLM included.
+	$(PYTEST) tests/unit -n 2 -q
+	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large'
+
+.PHONY: dev-lock
+dev-lock:  ## Pin requirements/dev.txt anew.
+	.venv/bin/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+
+.PHONY: clean
+clean:  ## Remove .venv and .demo.
+	rm -rf .venv .demo

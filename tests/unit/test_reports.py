@@ -1,0 +1,212 @@
+import json
+from importlib.resources import files
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from repro_image.core.comparison import Comparison, compare, moved_tag, not_comparable_class
+from repro_image.core.golden import Golden, pack_ids
+from repro_image.reports.escape import quoted, visible
+from repro_image.reports.json_report import VerifyDocument, json_report, json_schema
+from repro_image.reports.junit import junit_report
+from repro_image.reports.text import text_report
+from tests.unit.made_goldens import change, make_golden, other_bits, other_token
+
+CONTEXT = {"tag": "repro-image/vllm-cpu:e0001-1a2b3c4d", "image": "sha256:" + "a" * 64}
+HOSTILE = (
+    '\x1b[31mred\x1b[0m\r\n\x00\x07 ]]> <b onclick="x">&amp;</b> \u202egnp.exe \ud800 \x7f\x9b31m \ufffe'
+)
+
+
+@pytest.fixture
+def golden() -> Golden:
+    return make_golden()
+
+
+@pytest.fixture
+def mismatch(golden: Golden) -> Comparison:
+    """A token flip whose found token tries to break every report format."""
+    found = change(golden, {"greedy/1": lambda c: other_bits(3)(other_token(5)(c))})
+    return compare(golden, replace(found, vocabulary={**found.vocabulary, "999": HOSTILE}))
+
+
+def test_a_match_is_told_in_a_few_lines(golden: Golden) -> None:
+    assert text_report(compare(golden, golden), context=CONTEXT) == (
+        "match: every level is equal over 10 prompts and 40 tokens\n"
+        "\n"
+        "  tag    repro-image/vllm-cpu:e0001-1a2b3c4d\n"
+        f"  image  sha256:{'a' * 64}\n"
+        "\n"
+        "  H0  tokenised prompts     equal\n"
+        "  H1  output tokens         equal\n"
+        "  H2  likeliest tokens      equal\n"
+        "  H3  log-probability bits  equal\n"
+        "\n"
+        "  power  sees a per-token change of p >= 10.9 % with 99 % (40 tokens);"
+        " with prompts as clusters p >= 60.2 % (5)\n"
+    )
+
+
+def test_a_mismatch_shows_where_the_answers_part(mismatch: Comparison) -> None:
+    lines = text_report(mismatch, context={}).splitlines()
+    assert lines[0] == "mismatch (numeric): tokens and bits differ"
+    assert "  H1  output tokens         1 of 10 prompts differ" in lines
+    assert "  first divergence: greedy/1 at token 5 of 8, bits from token 3 on" in lines
+    assert '    expected  " word15" (id 15), margin 2 nats = 8.38861e+06 ulp' in lines
+    assert "  flipped tokens     1 of 38 = 2.63 %, 95 % interval 0.0666 % to 13.8 %" in lines
+    assert "  off by nats        0: 76, 1e-4: 1" in lines
+
+
+def test_bits_alone_are_told_with_their_position(golden: Golden) -> None:
+    text = text_report(compare(golden, change(golden, {"greedy/2": other_bits(4)})), context={})
+    assert "  first difference: greedy/2 at position 4 of 8, tokens same" in text
+
+
+def test_a_model_s_text_reaches_a_terminal_only_escaped(mismatch: Comparison) -> None:
+    text = text_report(mismatch, context={"note": HOSTILE})
+    assert all(char.isprintable() for char in text.replace("\n", ""))
+    assert r"\x1b[31mred\x1b[0m\r\n\x00\x07 ]]> <b onclick=\"x\">" in text.replace(r"\\", "\\")
+
+
+def test_colour_is_there_only_when_asked(golden: Golden) -> None:
+    comparison = compare(golden, golden)
+    assert "\x1b[32m" in text_report(comparison, context={}, colour=True)
+    assert "\x1b" not in text_report(comparison, context={})
+
+
+def test_another_class_shows_each_field_and_of_lists_what_the_other_lacks() -> None:
+    comparison = not_comparable_class((("threads", 2, 1), ("flags", ("avx", "avx512f"), ("avx", "fma"))))
+    text = text_report(comparison, context={})
+    assert text.startswith("not comparable (class): the numeric class differs: threads, flags\n")
+    assert "  threads  expected 2, found 1\n  flags    missing avx512f, added fma\n" in text
+
+
+def test_a_moved_tag_shows_both_digests() -> None:
+    assert "  image  expected sha256:aa, found sha256:bb" in text_report(
+        moved_tag("sha256:aa", "sha256:bb"), context={}
+    )
+
+
+def test_another_tokenizer_shows_the_prompt_and_both_ids(golden: Golden) -> None:
+    found = change(golden, {"greedy/1": lambda c: replace(c, tokenized=pack_ids([1]))})
+    assert "  greedy/1  id 1: expected 2, found the end" in text_report(compare(golden, found), context={})
+
+
+def test_other_weights_are_named(golden: Golden) -> None:
+    text = text_report(
+        compare(golden, replace(golden, weights={"embed": "xx", "layers.0": "bb"})), context={}
+    )
+    assert "  weights  1 of 2: embed" in text
+
+
+def test_the_json_document_decodes_strictly_and_keeps_everything(mismatch: Comparison) -> None:
+    text = json_report(mismatch, context=CONTEXT)
+    assert text.isascii()
+    assert not set("<>&\x7f\x1b") & set(text)
+    document = json.loads(text)
+    assert (document["verdict"], document["reason"], document["exit_code"]) == ("mismatch", "numeric", 10)
+    assert document["context"] == CONTEXT
+    assert document["comparison"]["first"]["divergence"]["found"]["text"] == HOSTILE
+    assert msgspec.convert(document, VerifyDocument).comparison == mismatch
+
+
+def test_the_stored_schema_is_that_of_the_document() -> None:
+    stored = json.loads(files("repro_image").joinpath("data/verify.schema.json").read_text())
+    assert stored == json.loads(json.dumps(json_schema()))
+
+
+def test_the_json_document_has_the_fields_and_types_of_the_schema(mismatch: Comparison) -> None:
+    schema = json_schema()
+    for comparison in (mismatch, moved_tag("a", "b"), not_comparable_class((("threads", 2, 1),))):
+        document = json.loads(json_report(comparison, context=CONTEXT))
+        _check(document, {"$ref": schema["$ref"]}, schema["$defs"])
+
+
+def _check(value: object, schema: dict[str, object], definitions: dict[str, dict[str, object]]) -> None:
+    """Check ``value`` against the part of JSON Schema that the document's schema uses."""
+    if "$ref" in schema:
+        schema = definitions[str(schema["$ref"]).rpartition("/")[2]]
+    if "anyOf" in schema:
+        assert isinstance(schema["anyOf"], list)
+        assert any(_fits(value, option, definitions) for option in schema["anyOf"])
+        return
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+    }
+    kind = schema.get("type")
+    if kind == "null":
+        assert value is None
+    elif isinstance(kind, str):
+        assert isinstance(value, kinds[kind])  # type: ignore[arg-type]
+    if "enum" in schema:
+        assert value in schema["enum"]  # type: ignore[operator]
+    if isinstance(value, dict) and isinstance(schema.get("properties"), dict):
+        properties: dict[str, dict[str, object]] = schema["properties"]  # type: ignore[assignment]
+        assert set(schema.get("required", [])) <= value.keys() <= properties.keys()  # type: ignore[call-overload]
+        for name, item in value.items():
+            _check(item, properties[name], definitions)
+    if isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for item in value:
+            _check(item, schema["items"], definitions)  # type: ignore[arg-type]
+
+
+def _fits(value: object, schema: dict[str, object], definitions: dict[str, dict[str, object]]) -> bool:
+    try:
+        _check(value, schema, definitions)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_junit_has_a_case_per_prompt_and_one_for_the_verdict(mismatch: Comparison) -> None:
+    root = ElementTree.fromstring(junit_report(mismatch, context=CONTEXT))  # noqa: S314 - our own document
+    cases = root.findall("./testsuite/testcase")
+    assert [case.get("name") for case in cases][:3] == ["verdict", "greedy/0", "greedy/1"]
+    assert len(cases) == 11
+    assert [case.get("name") for case in cases if case.find("failure") is not None] == ["verdict", "greedy/1"]
+    assert (root.get("tests"), root.get("failures")) == ("11", "2")
+    properties = {p.get("name"): p.get("value") for p in root.findall("./testsuite/properties/property")}
+    assert properties == CONTEXT
+
+
+def test_junit_stays_valid_xml_whatever_the_model_wrote(mismatch: Comparison) -> None:
+    text = junit_report(mismatch, context={"tag": HOSTILE})
+    text.encode("utf-8")
+    assert "]]>" not in text
+    failure = ElementTree.fromstring(text).find(".//testcase[@name='greedy/1']/failure")  # noqa: S314
+    assert failure is not None
+    assert r"]]> <b onclick=\"x\">" in str(failure.text)
+
+
+def test_junit_of_a_match_has_no_failure(golden: Golden) -> None:
+    root = ElementTree.fromstring(junit_report(compare(golden, golden), context={}))  # noqa: S314
+    assert root.get("failures") == "0"
+    assert root.find(".//failure") is None
+
+
+def test_junit_of_another_class_names_the_fields() -> None:
+    text = junit_report(not_comparable_class((("threads", 2, 1),)), context={})
+    failure = ElementTree.fromstring(text).find(".//failure")  # noqa: S314
+    assert failure is not None
+    assert (failure.get("type"), failure.text) == ("not comparable: class", "threads: expected 2, found 1")
+
+
+@given(st.text(st.characters()))
+def test_escaped_text_is_printable_and_valid_in_every_encoding_step(text: str) -> None:
+    assert visible(text).isprintable()
+    assert quoted(text).encode("utf-8")
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_quoted_text_can_be_read_back(text: str) -> None:
+    inner = quoted(text)[1:-1].encode("latin-1", "backslashreplace")
+    assert inner.decode("unicode_escape") == text

@@ -1,0 +1,1 @@
+"""One outside thing per file, behind a Protocol of core/ports.py."""

@@ -1,0 +1,355 @@
+"""Docker Engine: queries through the docker SDK, containers through the docker CLI.
+
+Containers run through the CLI because it is a process of its own: when this one is killed at any moment, the
+                                                                   CLI sees
+its standard input close and passes that on, the supervisor inside ends, and ``--rm`` leaves nothing behind.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from packaging.version import InvalidVersion, Version
+
+from repro_image.adapters.shipped import RUNNER_FOLDER
+from repro_image.core.reference import sha256_digest
+from repro_image.errors import (
+    ContainerTimeoutError,
+    EngineCallError,
+    EngineMissingError,
+    EngineTooOldError,
+)
+
+if TYPE_CHECKING:
+    import docker
+
+ENGINE_FLOOR, BUILDX_FLOOR = Version("26"), Version("0.13")
+ROOT_REPOSITORY = "repro-image/root"
+
+_SUPERVISOR = "/repro/supervise.py"
+_STOP_S = 6.0  # Ctrl-C has to be over within 10 s
+_SMALL_BLOB_BYTES = 4 * 2**20  # configs and manifests are a few KiB; layers are skipped unread
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineVersions:
+    """What the engine says of itself. buildx: None when the plugin is missing; data_root: its folder on its
+    host.
+    """
+
+    engine: str
+    containerd_store: bool
+    buildx: str | None
+    data_root: str
+    kernel: str
+    architecture: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageInfo:
+    """One image of the local store.
+
+    id:       digest that the store knows it by: of the manifest, with the containerd image store.
+    diff_ids: digests of the uncompressed layers, bottom first.
+    """
+
+    id: str
+    diff_ids: tuple[str, ...]
+    size_bytes: int
+    tags: tuple[str, ...]
+    environment: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mount:
+    """A file or folder of this machine inside a container."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+    @property
+    def argument(self) -> str:
+        # Quoted as the CSV that --mount reads, so that a comma in a path stays part of the path.
+        fields = ["type=bind", f"source={self.source}", f"target={self.target}"]
+        fields += ["readonly"] if self.read_only else []
+        return ",".join('"' + field.replace('"', '""') + '"' for field in fields)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolResult:
+    """How a container ended. stdout and stderr: at most the last 2,000 lines of each."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def parse_version(text: str) -> Version | None:
+    """Return the numbers at the start of ``26.1.5+dfsg1`` or ``v0.13.1``, or None where there are none."""
+    match = re.search(r"\d+(?:\.\d+)+", text)
+    try:
+        return Version(match.group()) if match else None
+    except InvalidVersion:
+        return None
+
+
+class Engine:
+    """One Docker Engine: the one that the docker CLI's environment names (DOCKER_HOST), else the local
+    one.
+    """
+
+    @cached_property
+    def _client(self) -> "docker.DockerClient":
+        import docker
+
+        try:
+            client = docker.from_env(timeout=600)
+            client.ping()
+        except (docker.errors.DockerException, OSError) as error:
+            raise EngineMissingError(str(error)) from error
+        return client
+
+    @cached_property
+    def versions(self) -> EngineVersions:
+        """What the engine is. Raises: EngineMissingError."""
+        info = self._client.info()
+        status = [str(value) for pair in info.get("DriverStatus") or [] for value in pair]
+        return EngineVersions(
+            engine=info["ServerVersion"],
+            containerd_store=any("io.containerd.snapshotter" in value for value in status),
+            buildx=_buildx_version(),
+            data_root=info["DockerRootDir"],
+            kernel=info["KernelVersion"],
+            architecture=info["Architecture"],
+        )
+
+    def require_suitable(self) -> None:
+        """Raise EngineMissingError or EngineTooOldError unless images can be built and run here."""
+        versions = self.versions
+        engine = parse_version(versions.engine)
+        if engine is not None and engine < ENGINE_FLOOR:
+            raise EngineTooOldError("Docker Engine", found=versions.engine, floor=str(ENGINE_FLOOR))
+        if not versions.containerd_store:
+            raise EngineTooOldError(
+                "image store of the engine", found="overlay2 graph driver", floor="containerd image store"
+            )
+        buildx = parse_version(versions.buildx or "")
+        if versions.buildx is None or (buildx is not None and buildx < BUILDX_FLOOR):
+            raise EngineTooOldError("docker buildx", found=versions.buildx or "none", floor=str(BUILDX_FLOOR))
+
+    def image(self, reference: str) -> ImageInfo | None:
+        """Return the local image that ``reference`` names, or None."""
+        import docker
+
+        try:
+            found = self._client.api.inspect_image(reference)
+        except docker.errors.NotFound:
+            return None
+        except docker.errors.APIError as error:
+            raise EngineCallError(f"docker image inspect {reference}", str(error)) from error
+        config = found.get("Config") or {}
+        return ImageInfo(
+            id=found["Id"],
+            diff_ids=tuple((found.get("RootFS") or {}).get("Layers") or ()),
+            size_bytes=found["Size"],
+            tags=tuple(found.get("RepoTags") or ()),
+            environment=tuple(config.get("Env") or ()),
+            labels=config.get("Labels") or {},
+        )
+
+    def config_digest(self, image_id: str) -> str:
+        """Return the config digest of a local image, by reading its manifest out of ``docker save``.
+
+        Slow for large images, whose layers stream past unread (42 s for 2.5 GB): ask the ledger for the manifest
+        digest first.
+        """
+        stream = _Chunks(self._client.api.get_image(image_id))
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                if member.size > _SMALL_BLOB_BYTES or not member.isfile():
+                    continue
+                data = (archive.extractfile(member) or io.BytesIO()).read()
+                if sha256_digest(data) == image_id:
+                    return str(json.loads(data)["config"]["digest"])
+        raise EngineCallError(f"docker save {image_id}", "the image's manifest is not in it")
+
+    def tag(self, image_id: str, repository: str, tag: str) -> None:
+        """Let ``repository:tag`` name the image from now on."""
+        self._client.api.tag(image_id, repository, tag)
+
+    def untag(self, reference: str) -> None:
+        """Remove one name of an image; the image goes when it has no other. Nothing happens when there is
+        none.
+        """
+        import docker
+
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            self._client.api.remove_image(reference, noprune=False)
+
+    def ensure_root(self, digest: str, tar: Path) -> str:
+        """Return the name of the image that holds exactly the root file system ``tar``; import it when it is
+        new.
+
+        digest: sha256 of the tar. The imported layer's digest must be the same, so a moved name is never
+                taken.
+        """
+        name = f"{ROOT_REPOSITORY}:{digest.removeprefix('sha256:')[:16]}"
+        found = self.image(name)
+        if found is None or found.diff_ids != (digest,):
+            repository, _, tag = name.partition(":")
+            self._client.api.import_image(str(tar), repository=repository, tag=tag)
+            found = self.image(name)
+        if found is None or found.diff_ids != (digest,):
+            raise EngineCallError(
+                f"docker import {name}", f"the imported layer is {found and found.diff_ids}, not {digest}"
+            )
+        return name
+
+    def run_tool(
+        self,
+        image: str,
+        command: Sequence[str],
+        *,
+        mounts: Sequence[Mount] = (),
+        environment: Mapping[str, str] | None = None,
+        network: Literal["none", "host"] = "none",
+        timeout_s: float = 600,
+        workdir: str = "/tmp",  # noqa: S108 - a folder inside the container
+        user: str | None = None,
+        options: Sequence[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> ToolResult:
+        """Run ``command`` in a new container that has no rights and ends with this process, and return how
+        it ended.
+
+        user:    uid:gid; by default the caller's own.
+        options: further options of ``docker run``.
+        on_line: called with each line of stderr, from another thread.
+        Raises: ContainerTimeoutError; EngineCallError when the container could not be started.
+        """
+        name = f"repro-image-{uuid.uuid4().hex[:12]}"
+        supervisor = Mount(source=RUNNER_FOLDER / "supervise.py", target=_SUPERVISOR)
+        arguments = ["docker", "run", "--rm", "-i", "--pull", "never", "--name", name, "--network", network]
+        arguments += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        arguments += ["--tmpfs", "/tmp:exec,mode=1777", "--workdir", workdir, "--log-driver", "none"]  # noqa: S108
+        arguments += ["--user", user or f"{os.getuid()}:{os.getgid()}", *options]
+        arguments += [part for mount in (supervisor, *mounts) for part in ("--mount", mount.argument)]
+        arguments += [
+            part for key, value in sorted((environment or {}).items()) for part in ("--env", f"{key}={value}")
+        ]
+        arguments += ["--entrypoint", "python3", image, _SUPERVISOR, *command]
+        with _running(arguments, name=name) as process:
+            result = _collect(process, timeout_s=timeout_s, on_line=on_line)
+        if result is None:
+            raise ContainerTimeoutError(list(command), timeout_s=timeout_s)
+        if result.exit_code == 125:  # docker's own: the container never started
+            raise EngineCallError("docker run", result.stderr.strip()[-2000:])
+        return result
+
+
+@contextlib.contextmanager
+def _running(arguments: Sequence[str], *, name: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the docker CLI in a session of its own, so that Ctrl-C reaches it through us and in order."""
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process, name=name)
+
+
+def _end(process: "subprocess.Popen[str]", *, name: str) -> None:
+    """Close the container's standard input, which ends it; kill it when that does not help."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(timeout=_STOP_S)
+    except subprocess.TimeoutExpired:
+        subprocess.run(["docker", "kill", name], capture_output=True, check=False, timeout=_STOP_S)
+        process.kill()
+        process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _collect(
+    process: "subprocess.Popen[str]", *, timeout_s: float, on_line: Callable[[str], None] | None
+) -> ToolResult | None:
+    """Return the ended process's code and last lines, or None after ``timeout_s``."""
+    lines: dict[str, deque[str]] = {"out": deque(maxlen=2000), "err": deque(maxlen=2000)}
+
+    def read(stream: IO[str], key: str) -> None:
+        with contextlib.suppress(ValueError):  # closed under us when the run is cut short
+            for line in stream:
+                lines[key].append(line)
+                if key == "err" and on_line is not None:
+                    on_line(line.rstrip("\n"))
+
+    pairs = ((process.stdout, "out"), (process.stderr, "err"))
+    threads = [threading.Thread(target=read, args=pair, daemon=True) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(timeout=_STOP_S)
+    return ToolResult(
+        exit_code=process.returncode, stdout="".join(lines["out"]), stderr="".join(lines["err"])
+    )
+
+
+def _buildx_version() -> str | None:
+    try:
+        run = subprocess.run(
+            ["docker", "buildx", "version"], capture_output=True, text=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = parse_version(run.stdout) if run.returncode == 0 else None
+    return str(version) if version else None
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of bytes as a file that tarfile can read forwards."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            self._rest = next(self._chunks, b"")
+            if not self._rest:
+                return 0
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count

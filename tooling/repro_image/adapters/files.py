@@ -1,0 +1,141 @@
+"""The project's folder: reads images/ and requirements/, reads and writes locks/; whole-file writes are
+atomic.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from repro_image.core.lockfile import (
+    DebianLock,
+    Locks,
+    ModelLock,
+    RequirementsLock,
+    parse_json_lock,
+    parse_requirements,
+)
+from repro_image.core.project import ImageSpec, Settings, parse_image, parse_settings
+from repro_image.errors import InvalidFileError, MissingLockError, NoProjectError, UnknownImageError
+
+REQUIREMENTS, DEBIAN, MODEL, DOCKERFILE = "requirements.txt", "debian.json", "model.json", "Dockerfile"
+
+
+def find_project(start: Path) -> Path:
+    """Return ``start`` or the nearest folder above it that holds ``images/``. Raises: NoProjectError."""
+    for folder in (start, *start.parents):
+        if (folder / "images").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise NoProjectError(str(start))
+
+
+def write_text(path: Path, text: str) -> bool:
+    """Write ``text`` to ``path`` in one step, readable by all; return whether the file changed."""
+    data = text.encode()
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return True
+
+
+class Project:
+    """One project's files. Paths in errors are relative to its root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        text = self._read(self.root / "pyproject.toml")
+        self.settings: Settings = parse_settings(text, path="pyproject.toml") or Settings()
+
+    def images(self) -> tuple[str, ...]:
+        """Return the names of the images, sorted: the folders below images/ that hold an image.toml."""
+        return tuple(sorted(path.parent.name for path in (self.root / "images").glob("*/image.toml")))
+
+    def image(self, name: str) -> ImageSpec:
+        """Return the image's settings. Raises: UnknownImageError, InvalidFileError."""
+        if name not in self.images():
+            raise UnknownImageError(name, known=self.images())
+        path = self.root / "images" / name / "image.toml"
+        return parse_image(self._read(path), path=self.relative(path))
+
+    def templates(self, name: str) -> dict[str, str]:
+        """Return file name -> text of the image's own templates and the shared macros; the image's own
+        win.
+        """
+        folders = (self.root / "images" / "_macros", self.root / "images" / name)
+        paths = [path for folder in folders for path in sorted(folder.glob("*.j2"))]
+        return {path.name: self._read(path) for path in paths}
+
+    def requirements(self, name: str) -> str:
+        """Return the text of requirements/<image>.in."""
+        path = self.root / "requirements" / f"{name}.in"
+        if not path.is_file():
+            raise InvalidFileError(
+                "the requirements are missing",
+                path=self.relative(path),
+                fix="write the file: one requirement a line",
+            )
+        return self._read(path)
+
+    def lock_folder(self, name: str) -> Path:
+        return self.root / "locks" / name
+
+    def locks(self, name: str) -> Locks:
+        """Return the image's locks. Raises: MissingLockError, EditedLockError, InvalidFileError."""
+        return Locks(
+            debian=self.debian_lock(name),
+            requirements=self.requirements_lock(name),
+            model=self.model_lock(name),
+        )
+
+    def debian_lock(self, name: str) -> DebianLock:
+        text, path = self._lock_text(name, DEBIAN)
+        return parse_json_lock(text, DebianLock, path=path, image=name)
+
+    def requirements_lock(self, name: str) -> RequirementsLock:
+        text, path = self._lock_text(name, REQUIREMENTS)
+        return parse_requirements(text, path=path, image=name)
+
+    def model_lock(self, name: str) -> ModelLock:
+        text, path = self._lock_text(name, MODEL)
+        return parse_json_lock(text, ModelLock, path=path, image=name)
+
+    def dockerfile(self, name: str) -> str | None:
+        """Return the committed rendered Dockerfile, or None before the first render."""
+        path = self.lock_folder(name) / DOCKERFILE
+        return self._read(path) if path.is_file() else None
+
+    def write_lock(self, name: str, file: str, text: str) -> bool:
+        """Write one file of locks/<image>/ in one step; return whether it changed."""
+        return write_text(self.lock_folder(name) / file, text)
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def _lock_text(self, name: str, file: str) -> tuple[str, str]:
+        path = self.lock_folder(name) / file
+        if not path.is_file():
+            raise MissingLockError(self.relative(path), image=name)
+        return self._read(path), self.relative(path)
+
+    def _inside(self, path: Path) -> Path:
+        if not path.resolve().is_relative_to(self.root):
+            raise InvalidFileError(
+                "the path leaves the project", path=self.relative(path), fix="replace the link by the files"
+            )
+        return path
+
+    def _read(self, path: Path) -> str:
+        try:
+            return self._inside(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidFileError(f"not UTF-8: {error}", path=self.relative(path)) from error

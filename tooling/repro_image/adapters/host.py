@@ -1,0 +1,162 @@
+"""This machine, read from /proc, /sys and /etc; what is missing there is left empty, never an error."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from repro_image.core.fingerprint import Host
+from repro_image.errors import InvalidFileError
+
+_ROOT = Path("/")
+_CPUS = "sys/devices/system/cpu"
+
+
+class CpuInfo(NamedTuple):
+    """The first processor of /proc/cpuinfo. Numbers that it does not have are 0.
+
+    threads_per_core: as it says itself; /sys, where it is there, knows better.
+    """
+
+    vendor: str
+    family: int
+    model: int
+    name: str
+    stepping: int
+    microcode: str
+    flags: tuple[str, ...]
+    threads_per_core: int
+
+
+def read_host(root: Path = _ROOT) -> Host:
+    """Return this machine; ``root`` is where its files are looked up."""
+    info = parse_cpuinfo(_read(root / "proc/cpuinfo"))
+    cpus = allowed_cpus()
+    return Host(
+        architecture=platform.machine(),
+        cpu_vendor=info.vendor,
+        cpu_family=info.family,
+        cpu_model=info.model,
+        cpu_name=info.name,
+        cpu_stepping=info.stepping,
+        microcode=info.microcode,
+        flags=info.flags,
+        cpus=len(cpus),
+        threads_per_core=_threads_per_core(root, cpus[0]) or info.threads_per_core,
+        memory_bytes=parse_memory(_read(root / "proc/meminfo")),
+        kernel=_read(root / "proc/sys/kernel/osrelease").strip(),
+        system=parse_os_release(_read(root / "etc/os-release")),
+        gpus=_gpus(root),
+    )
+
+
+def read_host_file(path: Path) -> Host:
+    """Return the machine that `repro-image fingerprint --json` described. Raises: InvalidFileError."""
+    fix = "write it on that machine with `repro-image fingerprint --json`"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Host)
+    except OSError as error:
+        raise InvalidFileError(error.strerror or str(error), path=str(path), fix=fix) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFileError(f"not a fingerprint: {error}", path=str(path), fix=fix) from error
+
+
+def whole_cores(count: int, root: Path = _ROOT) -> str | None:
+    """Return a cpuset of ``count`` whole cores, such as ``0,2``, or None when this process may use fewer.
+
+    One hardware thread per core: OpenMP waits spin, and two of them on one core slow each other down.
+    """
+    return choose_cores(count, [(cpu, _siblings(root, cpu)) for cpu in allowed_cpus()])
+
+
+def allowed_cpus() -> tuple[int, ...]:
+    """Return the logical processors that this process may use, sorted."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def choose_cores(count: int, cpus: Iterable[tuple[int, tuple[int, ...]]]) -> str | None:
+    """Return the first ``count`` cores as a cpuset, or None.
+
+    cpus: logical processors, each with all hardware threads of its core, itself included or not.
+    """
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for cpu, siblings in cpus:
+        if cpu not in taken:
+            chosen.append(cpu)
+            taken.update(siblings, (cpu,))
+    return ",".join(map(str, chosen[:count])) if len(chosen) >= count else None
+
+
+def parse_cpuinfo(text: str) -> CpuInfo:
+    """Return the first processor of /proc/cpuinfo, of x86 or Arm; empty fields for any other."""
+    first = text.strip().split("\n\n")[0]
+    lines = (line.partition(":") for line in first.splitlines())
+    fields = {key.strip().lower(): value.strip() for key, _, value in lines}
+    siblings, cores = _number(fields.get("siblings")), _number(fields.get("cpu cores"))
+    return CpuInfo(
+        vendor=fields.get("vendor_id") or fields.get("cpu implementer", ""),
+        family=_number(fields.get("cpu family") or fields.get("cpu architecture")),
+        model=_number(fields.get("model") or fields.get("cpu part")),
+        name=fields.get("model name", ""),
+        stepping=_number(fields.get("stepping") or fields.get("cpu revision")),
+        microcode=fields.get("microcode", ""),
+        flags=tuple(sorted(set((fields.get("flags") or fields.get("features", "")).split()))),
+        threads_per_core=max(1, siblings // cores) if cores else 1,
+    )
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes of ``MemTotal`` in /proc/meminfo, 0 where it is missing."""
+    match = re.search(r"^MemTotal:\s+([0-9]+) kB$", text, re.MULTILINE)
+    return 1024 * int(match[1]) if match else 0
+
+
+def parse_os_release(text: str) -> str:
+    """Return the system's name for people, such as ``Debian GNU/Linux 12 (bookworm)``."""
+    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return fields.get("PRETTY_NAME", fields.get("NAME", "Linux")).strip("\"'")
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Return the processors of a kernel list such as ``0-2,5``; empty for anything else."""
+    if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text.strip()):
+        return ()
+    ends = [part.split("-") for part in text.strip().split(",")]
+    return tuple(cpu for end in ends for cpu in range(int(end[0]), int(end[-1]) + 1))
+
+
+def _number(text: str | None) -> int:
+    try:
+        return int(text or "0", 0)  # Arm writes 0xd0c
+    except ValueError:
+        return 0
+
+
+def _siblings(root: Path, cpu: int) -> tuple[int, ...]:
+    return parse_cpu_list(_read(root / _CPUS / f"cpu{cpu}/topology/thread_siblings_list"))
+
+
+def _threads_per_core(root: Path, cpu: int) -> int:
+    return len(_siblings(root, cpu))
+
+
+def _gpus(root: Path) -> tuple[dict[str, str], ...]:
+    """Return what NVIDIA's driver says of each GPU, without serial numbers."""
+    driver = re.search(r"Kernel Module\D*([0-9.]+)", _read(root / "proc/driver/nvidia/version"))
+    found = []
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        model = re.search(r"^Model:\s*(.+)$", _read(path), re.MULTILINE)
+        found.append({"model": model[1].strip() if model else "", "driver": driver[1] if driver else ""})
+    return tuple(found)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,21 @@
+"""Files that come with repro-image itself: the runner, the suites' prompts."""
+
+from pathlib import Path
+
+from repro_image.core.suite import parse_prompts
+
+RUNNER_FOLDER = Path(__file__).parents[1] / "runner"
+DATA_FOLDER = Path(__file__).parents[1] / "data"
+
+
+def runner_bytes() -> bytes:
+    """Return the bytes of everything that runs beside the model inside the image; part of the input
+    digest.
+    """
+    return b"".join((RUNNER_FOLDER / name).read_bytes() for name in ("golden_runner.py", "supervise.py"))
+
+
+def prompt_texts() -> tuple[str, ...]:
+    """Return the natural prompts that suites pick from, in the order of data/prompts.toml."""
+    path = DATA_FOLDER / "prompts.toml"
+    return parse_prompts(path.read_text(encoding="utf-8"), path=path.name)

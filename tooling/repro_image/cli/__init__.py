@@ -1,0 +1,155 @@
+"""The command line: parse, call one step, print, exit. The only place that catches ReproImageError."""
+
+import os
+import signal
+import sys
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from repro_image import __version__
+from repro_image.errors import ReproImageError
+
+if TYPE_CHECKING:  # each of these is imported by the first command that needs it: start-up stays fast
+    from rich.console import Console
+
+    from repro_image.adapters.engine import Engine
+    from repro_image.adapters.files import Project
+    from repro_image.adapters.store import Store
+
+COMMANDS = (
+    "init",
+    "doctor",
+    "lock",
+    "check",
+    "fingerprint",
+    "render",
+    "fetch",
+    "build",
+    "verify",
+    "epochs",
+)
+
+
+class App:
+    """The adapters of one call, made when first used."""
+
+    def __init__(self, *, start: Path, store: Path | None) -> None:
+        self._start, self._store = start, store
+
+    @cached_property
+    def project(self) -> "Project":
+        from repro_image.adapters.files import Project, find_project
+
+        return Project(find_project(self._start))
+
+    @cached_property
+    def store(self) -> "Store":
+        """--store, else the project's setting, else a folder below the user's cache folder."""
+        from platformdirs import user_cache_path
+
+        from repro_image.adapters.store import Store
+
+        if self._store is not None:
+            return Store(self._store)
+        if self.project.settings.store is not None:
+            return Store(self.project.root / Path(self.project.settings.store).expanduser())
+        return Store(user_cache_path("repro-image"))
+
+    @cached_property
+    def engine(self) -> "Engine":
+        from repro_image.adapters.engine import Engine
+
+        return Engine()
+
+    @cached_property
+    def console(self) -> "Console":
+        """For progress and notes: stderr, plain where that is no terminal."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def images(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return ``names``, or all images of the project when none is named; each is known to exist."""
+        for name in names:
+            self.project.image(name)
+        return names or self.project.images()
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when that command is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"repro_image.cli.{cmd_name}"), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="repro-image")
+@click.option(
+    "--project",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="A folder of the project; by default the current one.",
+)
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="REPRO_IMAGE_STORE",
+    help="Where wheels, debs and models are kept; by default below your cache folder.",
+)
+@click.pass_context
+def group(ctx: click.Context, project: Path, store: Path | None) -> None:
+    """Make LLM inference images that provably answer the same.
+
+    \b
+    repro-image lock          resolve requirements into locks
+    repro-image build         build, run the golden generation, record an epoch
+    repro-image verify TAG    run it again: does the tag still answer the same?
+    """
+    ctx.obj = App(start=project.resolve(), store=store)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    from repro_image.core.canonical import readable_json
+
+    click.echo(readable_json(value), nl=False)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 or the error's exit code, 130 on Ctrl-C, 143 on SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        group.main(prog_name="repro-image", standalone_mode=False)
+    except ReproImageError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`| head`). Python would print a traceback when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

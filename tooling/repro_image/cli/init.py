@@ -1,0 +1,30 @@
+"""repro-image init."""
+
+from pathlib import Path
+
+import click
+
+from repro_image.cli import print_json
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def init(folder: Path, as_json: bool) -> None:
+    """Lay out a project in DIR (default: here) with an image that needs no GPU.
+
+    `repro-image lock` and `repro-image build` accept it as it is. Nothing is ever overwritten.
+
+    \b
+    Example:
+      repro-image init my-images
+    """
+    from repro_image.steps.init import lay_out_project
+
+    written = lay_out_project(folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": written})
+        return
+    for name in written:
+        click.echo(str(folder / name))
+    click.echo("next: `repro-image lock`, then `repro-image build`", err=True)

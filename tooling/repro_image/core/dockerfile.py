@@ -1,0 +1,111 @@
+"""Template text + ImageSpec + locks -> Dockerfile text. Templates place values; every decision is made
+here.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from repro_image.core.canonical import canonical_digest
+from repro_image.core.layers import layer_groups
+from repro_image.core.lockfile import Locks
+from repro_image.core.project import ImageSpec
+from repro_image.errors import InvalidFileError
+
+TEMPLATE = "Dockerfile.j2"
+LABEL_PREFIX = "io.github.repro-image"
+
+
+def template_values(name: str, image: ImageSpec, locks: Locks) -> dict[str, Any]:
+    """Return what a template may place. Every value is checked text, a number, or a sorted list of such.
+
+    name:              of the image.
+    groups:            layers of wheels, bottom first: each has ``name``.
+    source_date_epoch: seconds.
+    environment:       (name, value) pairs, sorted: the golden settings, as OpenMP threads for example.
+    labels:            (key, value) pairs, sorted; derived from content only, so equal content has equal
+                       labels.
+    """
+    environment = {"OMP_NUM_THREADS": str(image.golden.threads), **image.golden.environment}
+    labels = {
+        "org.opencontainers.image.title": name,
+        "org.opencontainers.image.description": image.description,
+        f"{LABEL_PREFIX}.root": locks.debian.root,
+        f"{LABEL_PREFIX}.requirements": canonical_digest(locks.requirements.wheels),
+        f"{LABEL_PREFIX}.model": locks.model.digest,
+        f"{LABEL_PREFIX}.python": image.python.version,
+    }
+    return {
+        "name": name,
+        "groups": layer_groups(locks.requirements.wheels),
+        "source_date_epoch": locks.debian.source_date_epoch,
+        "python_version": image.python.version,
+        "environment": sorted(environment.items()),
+        "labels": sorted(labels.items()),
+    }
+
+
+def render_dockerfile(templates: Mapping[str, str], values: Mapping[str, Any], *, path: str) -> str:
+    """Return the Dockerfile that the template ``Dockerfile.j2`` makes of ``values``.
+
+    templates: file name -> text; the image's own template and the shared macros.
+    path:      of the template, for errors.
+    Raises: InvalidFileError for an undefined name, a syntax error, or a line that a Dockerfile must not have.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(dict(templates)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - a Dockerfile is no HTML; `quoted` below is its escape
+    )
+    environment.filters["quoted"] = quoted
+    try:
+        text = environment.get_template(TEMPLATE).render(values)
+    except jinja2.TemplateSyntaxError as error:
+        raise InvalidFileError(f"line {error.lineno}: {error.message}", path=error.name or path) from error
+    except jinja2.TemplateNotFound as error:
+        raise InvalidFileError(f"the template {error.name} is missing", path=path) from error
+    except jinja2.UndefinedError as error:
+        line = _template_line(error)
+        raise InvalidFileError(
+            f"{line}{error.message}", path=path, fix=f"use one of the names: {', '.join(sorted(values))}"
+        ) from error
+    _refuse_frontend(text, path=path)
+    return text
+
+
+def quoted(value: object) -> str:
+    """Return ``value`` as a double-quoted Dockerfile word; ``$`` would be expanded, so it is escaped."""
+    text = str(value)
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError(f"control character in {text!r}")
+    return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
+
+
+def _refuse_frontend(text: str, *, path: str) -> None:
+    """A ``# syntax=`` line would let BuildKit fetch and run another Dockerfile frontend."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(r"\s*#\s*(syntax|escape)\s*=", line, re.IGNORECASE):
+            raise InvalidFileError(
+                f"line {number} of the rendered file is refused: {line.strip()!r}",
+                path=path,
+                fix="remove the line",
+            )
+
+
+def _template_line(error: Exception) -> str:
+    """Return ``line N: `` of the innermost template frame; jinja2 keeps it in the traceback only."""
+    numbers = []
+    trace = error.__traceback__
+    while trace is not None:
+        if "template" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_code.co_name in (
+            "top-level template code",
+            "root",
+        ):
+            numbers.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f"line {numbers[-1]}: " if numbers else ""

@@ -1,0 +1,1 @@
+"""A comparison as text, one file per format."""

@@ -1,0 +1,1 @@
+"""One verb per file, same names as the commands."""

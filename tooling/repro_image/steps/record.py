@@ -1,0 +1,199 @@
+"""Run the golden request in an image: once to compare, twice in two containers to record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from repro_image.adapters.container import GoldenRun, run_golden
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.goldens import Goldens
+from repro_image.adapters.store import Store
+from repro_image.core.canonical import canonical_digest
+from repro_image.core.comparison import Verdict, compare_repeat
+from repro_image.core.epoch import ClassGolden, Power, Repeat
+from repro_image.core.fingerprint import CpuClass, Fingerprint, Host, Subject, cpu_class
+from repro_image.core.golden import (
+    Golden,
+    GoldenRequest,
+    Inside,
+    RunnerOutput,
+    golden_of,
+    levels,
+    recorded_continuations,
+    recorded_request,
+)
+from repro_image.core.intervals import smallest_visible_change
+from repro_image.core.lockfile import ModelLock
+from repro_image.core.project import EngineValue
+from repro_image.core.reporter import Reporter
+from repro_image.errors import UnstableGoldenError
+
+_CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """One image and the way it is asked.
+
+    image:    id that the engine runs it by.
+    config:   config digest, what the image is.
+    model:    folder; model_digest: of its files.
+    cpuset:   whole cores of this machine, as many as threads.
+    """
+
+    image: str
+    config: str
+    model: Path
+    model_digest: str
+    engine: Mapping[str, EngineValue]
+    environment: Mapping[str, str]
+    request: GoldenRequest
+    threads: int
+    cpuset: str
+    memory_gib: int
+    timeout_s: int
+    host: Host
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What an image answered, and where."""
+
+    golden: Golden
+    inside: Inside
+    seconds: Mapping[str, float]
+
+
+def ask(
+    asking: Asking, *, engine: Engine, store: Store, reporter: Reporter, fed: Golden | None = None
+) -> Answer:
+    """Run the golden request once in a new container.
+
+    fed: a recorded golden, whose prompt ids and continuations are fed; None on the very first run.
+    """
+    run = GoldenRun(
+        image=asking.image,
+        model=asking.model,
+        engine=asking.engine,
+        request=asking.request,
+        continuations=recorded_continuations(fed) if fed else {},
+        threads=asking.threads,
+        cpuset=asking.cpuset,
+        memory_gib=asking.memory_gib,
+        timeout_s=asking.timeout_s,
+        environment=asking.environment,
+    )
+    with store.workspace() as folder:
+        output: RunnerOutput = run_golden(run, engine=engine, folder=folder, report=_progress(reporter))
+    request = fed.request if fed else asking.request
+    return Answer(golden=golden_of(request, output), inside=output.inside, seconds=output.seconds)
+
+
+def ask_twice(asking: Asking, *, engine: Engine, store: Store, reporter: Reporter) -> Answer:
+    """Run the golden request in two new containers and return the first answer, when both agree bit by bit.
+
+    The second run is fed what the first recorded, exactly as verify will do it.
+    Raises: UnstableGoldenError; nothing may be recorded then.
+    """
+    first = ask(asking, engine=engine, store=store, reporter=reporter)
+    reporter.line(
+        f"golden run 1 of 2: {first.golden.token_count} tokens in {first.seconds.get('total', 0):.1f} s"
+    )
+    again = ask(_fed(asking, first.golden), engine=engine, store=store, reporter=reporter, fed=first.golden)
+    comparison = compare_repeat(first.golden, again.golden)
+    if comparison.verdict is not Verdict.MATCH:
+        raise UnstableGoldenError(comparison.detail)
+    reporter.line(f"golden run 2 of 2: the same bits, in {again.seconds.get('total', 0):.1f} s")
+    return first
+
+
+def ask_again(asking: Asking, golden: Golden, *, engine: Engine, store: Store, reporter: Reporter) -> Answer:
+    """Run a recorded golden's request once more, fed with what it recorded."""
+    return ask(_fed(asking, golden), engine=engine, store=store, reporter=reporter, fed=golden)
+
+
+def _fed(asking: Asking, golden: Golden) -> Asking:
+    return replace(asking, request=_keep_sampling(recorded_request(golden), asking.request))
+
+
+def _keep_sampling(recorded: GoldenRequest, asked: GoldenRequest) -> GoldenRequest:
+    """Return ``recorded`` with the sampling settings of ``asked``: a what-if may have changed them."""
+    sampling = {prompt.id: prompt.sampling for lane in asked.lanes for prompt in lane.prompts}
+    lanes = [
+        msgspec.structs.replace(
+            lane,
+            prompts=tuple(msgspec.structs.replace(p, sampling=sampling[p.id]) for p in lane.prompts),
+        )
+        for lane in recorded.lanes
+    ]
+    return msgspec.structs.replace(recorded, lanes=tuple(lanes))
+
+
+def class_golden(
+    asking: Asking, answer: Answer, *, goldens: Goldens, recorded: Mapping[str, str]
+) -> ClassGolden:
+    """Store the answer and return its entry for the ledger; the two runs before it agreed."""
+    golden = answer.golden
+    numeric_class = class_of(asking, answer.inside)
+    fingerprint = Fingerprint(
+        numeric_class=numeric_class,
+        subject=subject_of(asking, answer),
+        host=asking.host,
+        recorded={
+            **recorded,
+            "python": answer.inside.python,
+            "libc": answer.inside.libc,
+            "cpuset": asking.cpuset,
+        },
+    )
+    return ClassGolden(
+        numeric_class=numeric_class.digest,
+        golden=goldens.write(golden),
+        levels=levels(golden),
+        tokens=golden.token_count,
+        repeat=Repeat(runs=2),
+        fingerprint=fingerprint,
+        power=Power(
+            tokens=golden.token_count,
+            prompts=sum(len(lane.prompts) for lane in golden.request.lanes),
+            confidence=_CONFIDENCE,
+            sees_per_token=smallest_visible_change(golden.token_count),
+        ),
+    )
+
+
+def class_of(asking: Asking, inside: Inside) -> CpuClass:
+    """Return the numeric class of a run that was made."""
+    seen = cpu_class(asking.host, threads=asking.threads, capability=inside.capability)
+    return msgspec.structs.replace(seen, threads=inside.threads, cpus=inside.cpus)
+
+
+def subject_of(asking: Asking, answer: Answer) -> Subject:
+    return Subject(
+        image=asking.config,
+        engine=dict(asking.engine),
+        resolved=answer.inside.engine,
+        environment=answer.inside.environment,
+        model=asking.model_digest,
+        weights=canonical_digest(answer.golden.weights),
+        suite=answer.golden.request.digest,
+        packages=answer.inside.packages,
+    )
+
+
+def laid_out_model(store: Store, lock: ModelLock, workspace: Path) -> Path:
+    """Check every file of the locked model against its digest and lay the folder out for mounting."""
+    for file in lock.files:
+        store.verify(file.sha256)
+    folder = workspace / "model"
+    store.lay_out(folder, {file.path: file.sha256 for file in lock.files})
+    return folder
+
+
+def _progress(reporter: Reporter) -> Callable[[str, int, int], None]:
+    def report(phase: str, done: int, total: int) -> None:
+        reporter.status(f"golden run: {phase} {done}/{total}" if total else f"golden run: {phase}")
+
+    return report

@@ -1,0 +1,328 @@
+"""Find the epoch of a tag, run its golden again, compare: the promise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from repro_image import __version__
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.files import Project
+from repro_image.adapters.goldens import Goldens
+from repro_image.adapters.host import read_host, whole_cores
+from repro_image.adapters.ledger_files import Ledger
+from repro_image.adapters.model_folder import model_folder_digest
+from repro_image.adapters.store import Store
+from repro_image.core.comparison import (
+    Comparison,
+    Verdict,
+    compare,
+    compare_repeat,
+    moved_tag,
+    not_comparable_class,
+)
+from repro_image.core.epoch import ClassGolden, ClassRecord
+from repro_image.core.fingerprint import CpuClass, Host, class_differences, cpu_class
+from repro_image.core.golden import Golden
+from repro_image.core.ledger import StoredEpoch
+from repro_image.core.project import ImageSpec
+from repro_image.core.reference import ImageReference
+from repro_image.core.reporter import Reporter
+from repro_image.core.whatif import WhatIf, changed_engine, changed_request
+from repro_image.errors import (
+    BrokenConstraintsError,
+    ImageMissingError,
+    OtherImageError,
+    OtherInputsError,
+    UnknownEpochError,
+)
+from repro_image.steps.build import make_image, timestamp
+from repro_image.steps.plan import plan_image
+from repro_image.steps.record import (
+    Answer,
+    Asking,
+    ask_again,
+    ask_twice,
+    class_golden,
+    class_of,
+    laid_out_model,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What `verify` found.
+
+    image:    config digest that was asked.
+    runs:     how often the golden was run.
+    recorded: digest of the class record that `--record` added.
+    """
+
+    epoch: StoredEpoch
+    reference: str
+    image: str
+    comparison: Comparison
+    golden: ClassGolden
+    numeric_class: CpuClass | None
+    runs: int
+    recorded: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Adapters:
+    project: Project
+    store: Store
+    engine: Engine
+    reporter: Reporter
+
+
+def verify(
+    project: Project,
+    reference: ImageReference,
+    *,
+    store: Store,
+    engine: Engine,
+    reporter: Reporter,
+    now: Callable[[], datetime],
+    what_if: WhatIf,
+    model: Path | None = None,
+    repeat: int = 1,
+    fail_fast: bool = False,
+    rebuild: bool = False,
+    record: bool = False,
+) -> Verification:
+    """Return the verdict on the image that ``reference`` names.
+
+    what_if, model: change the subject on purpose; never recorded.
+    repeat:         how often the golden is run, each time in a new container.
+    fail_fast:      stop repeating at the first run that is no match.
+    rebuild:        make the image again from the locks first; it must be the epoch's.
+    record:         where this machine's class has no golden yet, add one to the epoch.
+    """
+    adapters = _Adapters(project=project, store=store, engine=engine, reporter=reporter)
+    stored = find_epoch(project, reference)
+    epoch = stored.epoch
+    goldens = Goldens(project.lock_folder(epoch.image_name) / "goldens")
+    entries = {entry.numeric_class: (entry, goldens.read(entry.golden)) for entry in stored.goldens}
+    name = str(_asked_name(reference, stored))
+    if rebuild:
+        _rebuild(stored, adapters)
+    image = _resolve(name, stored, adapters)
+    if isinstance(image, Comparison):
+        return _without_run(stored, name, image, found=image.images.found if image.images else "")
+    reporter.line(f"{name} is {epoch.image.config}")
+    host = read_host()
+    threads = what_if.threads or epoch.first_class.fingerprint.numeric_class.threads
+    wanted = cpu_class(host, threads=threads)
+    entry = choose_entry(stored.goldens, wanted)
+    differences = class_differences(entry.fingerprint.numeric_class, wanted)
+    cpuset = whole_cores(threads)
+    if cpuset is None:
+        differences = (*differences, ("whole cores", threads, "fewer"))
+    if differences and not record:
+        return _without_run(
+            stored, name, not_comparable_class(differences), found=epoch.image.config, wanted=wanted
+        )
+    if cpuset is None:
+        raise BrokenConstraintsError(epoch.image_name, (f"golden.threads: needed {threads} whole cores",))
+    golden = entries[entry.numeric_class][1]
+    with store.workspace() as folder:
+        asking = _asking(stored, entry, golden, image, host, cpuset, what_if, model, folder, adapters)
+        if differences:
+            return _record_class(stored, name, asking, goldens, adapters, now)
+        comparison, answer, runs = _run(asking, golden, adapters, repeat=repeat, fail_fast=fail_fast)
+    found_class = class_of(asking, answer.inside)
+    late = class_differences(entry.fingerprint.numeric_class, found_class)
+    if late:  # what only the run itself can see, such as the instruction set that torch chose
+        comparison = not_comparable_class(late)
+    return Verification(
+        epoch=stored,
+        reference=name,
+        image=epoch.image.config,
+        comparison=comparison,
+        golden=entry,
+        numeric_class=found_class,
+        runs=runs,
+    )
+
+
+def find_epoch(project: Project, reference: ImageReference) -> StoredEpoch:
+    """Return the newest epoch that ``reference`` names, in any image's ledger.
+
+    A tag is looked up by its name, a digest as config or manifest digest.
+    Raises: UnknownEpochError; LedgerError when any record of that ledger is broken.
+    """
+    known = []
+    for image in project.images():
+        for stored in reversed(Ledger(project.lock_folder(image), image).read()):
+            epoch = stored.epoch
+            digests = {epoch.image.config, *(manifest.digest for manifest in epoch.image.manifests)}
+            is_tag = reference.tag == epoch.tag and reference.repository in (None, epoch.repository)
+            if is_tag or (reference.tag is None and reference.digest in digests):
+                return stored
+            known.append(f"{epoch.repository}:{epoch.tag}")
+    raise UnknownEpochError(str(reference), known=tuple(known))
+
+
+def choose_entry(entries: Sequence[ClassGolden], wanted: CpuClass) -> ClassGolden:
+    """Return the epoch's golden of the class ``wanted``, else the one that differs in the fewest fields."""
+    return min(entries, key=lambda entry: len(class_differences(entry.fingerprint.numeric_class, wanted)))
+
+
+def _asked_name(reference: ImageReference, stored: StoredEpoch) -> ImageReference:
+    """Return the full name that the engine is asked for."""
+    epoch = stored.epoch
+    if reference.digest is not None:
+        return ImageReference(digest=epoch.image.manifests[0].digest)
+    return ImageReference(repository=epoch.repository, tag=epoch.tag)
+
+
+def _resolve(name: str, stored: StoredEpoch, adapters: _Adapters) -> str | Comparison:
+    """Return the id of the image that ``name`` names now, once and for all, or the verdict that the tag has
+    moved.
+    """
+    epoch = stored.epoch
+    found = adapters.engine.image(name)
+    if found is None:
+        raise ImageMissingError(name)
+    if found.id in {manifest.digest for manifest in epoch.image.manifests}:
+        return found.id
+    adapters.reporter.status("the tag names another manifest: reading its configuration")
+    config = adapters.engine.config_digest(found.id)
+    return found.id if config == epoch.image.config else moved_tag(epoch.image.config, config)
+
+
+def _rebuild(stored: StoredEpoch, adapters: _Adapters) -> None:
+    """Make the epoch's image again from the locks, whatever is in the local store."""
+    epoch = stored.epoch
+    plan = plan_image(adapters.project, epoch.image_name)
+    parts = tuple(
+        field
+        for field in type(plan.inputs).__struct_fields__
+        if getattr(plan.inputs, field) != getattr(epoch.inputs, field)
+    )
+    name = f"{epoch.repository}:{epoch.tag}"
+    if parts:
+        raise OtherInputsError(name, parts=parts, revision=epoch.source.get("revision"))
+    adapters.engine.require_suitable()
+    built = make_image(
+        adapters.project,
+        plan,
+        store=adapters.store,
+        engine=adapters.engine,
+        reporter=adapters.reporter,
+        use_cache=True,
+    )
+    if built.config != epoch.image.config:
+        raise OtherImageError(name, expected=epoch.image.config, found=built.config)
+    adapters.engine.tag(built.manifest, epoch.repository, epoch.tag)
+    adapters.engine.untag(f"{plan.repository}:{plan.build_tag}")
+    adapters.reporter.line("rebuilt from the locks: the same image, bit for bit")
+
+
+def _asking(
+    stored: StoredEpoch,
+    entry: ClassGolden,
+    golden: Golden,
+    image: str,
+    host: Host,
+    cpuset: str,
+    what_if: WhatIf,
+    model: Path | None,
+    folder: Path,
+    adapters: _Adapters,
+) -> Asking:
+    """Return how the epoch's golden is asked for again: subject and request come from the epoch, not from
+    the project.
+    """
+    spec: ImageSpec = adapters.project.image(stored.epoch.image_name)
+    subject = entry.fingerprint.subject
+    if model is None:
+        lock = adapters.project.model_lock(stored.epoch.image_name)
+        if lock.digest != subject.model:
+            name = f"{stored.epoch.repository}:{stored.epoch.tag}"
+            raise OtherInputsError(name, parts=("model",), revision=stored.epoch.source.get("revision"))
+        model_folder, model_digest = laid_out_model(adapters.store, lock, folder), lock.digest
+    else:
+        model_folder, model_digest = model, model_folder_digest(model)
+    return Asking(
+        image=image,
+        config=stored.epoch.image.config,
+        model=model_folder,
+        model_digest=model_digest,
+        engine=changed_engine(subject.engine, what_if),
+        environment=what_if.environment,
+        request=changed_request(golden.request, what_if),
+        threads=what_if.threads or entry.fingerprint.numeric_class.threads,
+        cpuset=cpuset,
+        memory_gib=spec.golden.memory_gib,
+        timeout_s=spec.golden.timeout_s,
+        host=host,
+    )
+
+
+def _run(
+    asking: Asking, golden: Golden, adapters: _Adapters, *, repeat: int, fail_fast: bool
+) -> tuple[Comparison, Answer, int]:
+    """Run the golden up to ``repeat`` times; a later run that differs from the first one makes it
+    unstable.
+    """
+    answers: list[Answer] = []
+    comparison: Comparison | None = None
+    for number in range(1, repeat + 1):
+        answer = ask_again(
+            asking, golden, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter
+        )
+        adapters.reporter.line(f"golden run {number} of {repeat}: {answer.seconds.get('total', 0):.1f} s")
+        answers.append(answer)
+        if number == 1:
+            comparison = compare(golden, answer.golden)
+        else:
+            again = compare_repeat(answers[0].golden, answer.golden)
+            comparison = comparison if again.verdict is Verdict.MATCH else again
+        if comparison is not None and comparison.verdict is not Verdict.MATCH and fail_fast:
+            break
+    assert comparison is not None  # noqa: S101 - repeat is at least 1
+    return comparison, answers[0], len(answers)
+
+
+def _record_class(
+    stored: StoredEpoch,
+    name: str,
+    asking: Asking,
+    goldens: Goldens,
+    adapters: _Adapters,
+    now: Callable[[], datetime],
+) -> Verification:
+    """Add this machine's class to the epoch: two runs that agree, as for the first class."""
+    ledger = Ledger(adapters.project.lock_folder(stored.epoch.image_name), stored.epoch.image_name)
+    ledger.check_writable()
+    answer = ask_twice(asking, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter)
+    entry = class_golden(asking, answer, goldens=goldens, recorded={})
+    record = ClassRecord(follows=stored.digest, added=entry, recorded_at=timestamp(now()), tool=__version__)
+    added = ledger.append_class(stored, record)
+    return Verification(
+        epoch=stored,
+        reference=name,
+        image=stored.epoch.image.config,
+        comparison=compare(answer.golden, answer.golden),
+        golden=entry,
+        numeric_class=class_of(asking, answer.inside),
+        runs=2,
+        recorded=added.digest,
+    )
+
+
+def _without_run(
+    stored: StoredEpoch, name: str, comparison: Comparison, *, found: str, wanted: CpuClass | None = None
+) -> Verification:
+    """Return a verdict that needed no run."""
+    return Verification(
+        epoch=stored,
+        reference=name,
+        image=found,
+        comparison=comparison,
+        golden=stored.epoch.first_class,
+        numeric_class=wanted,
+        runs=0,
+    )
