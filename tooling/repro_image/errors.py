@@ -604,13 +604,13 @@ class ResolverMissingError(ConstraintError):
 class ResolveError(WorldError):
     """The resolver found no set of versions, or could not reach a source. output: its last lines, redacted."""
 
-    def __init__(self, resolver: str, *, exit_code: int, output: str, requirements: str) -> None:
+    def __init__(self, resolver: str, *, status: int, output: str, requirements: str) -> None:
         super().__init__(
-            f"{resolver} ended with {exit_code}:\n{output}",
+            f"{resolver} ended with {status}:\n{output}",
             where=requirements,
             fix="change the requirements, or the pip configuration where a source is missing; the old lock is kept",
         )
-        self.resolver, self.exit_code, self.output = resolver, exit_code, output
+        self.resolver, self.status, self.output = resolver, status, output
 
 
 class ResolverOutputError(WorldError):

@@ -134,15 +134,18 @@ class Progress:
         self._open: list[str] = []
 
     def feed(self, line: bytes) -> None:
-        """Take one line: a whole event, or part of one that buildx 0.13 prints indented over several lines."""
+        """Take one line: a whole event, or part of one that buildx 0.13 prints over several lines."""
         text = line.decode(errors="replace").rstrip("\n")
         if not self._open and not text.startswith("{"):
             self.plain.append(text)
             return
         self._open.append(text)
-        if text.startswith("}") or text.endswith("}") and len(self._open) == 1:
-            event, self._open = json.loads("".join(self._open)), []
-            self._take(event)
+        if text.startswith("}") or (text.endswith("}") and len(self._open) == 1):
+            lines, self._open = self._open, []
+            try:
+                self._take(json.loads("".join(lines)))
+            except json.JSONDecodeError:
+                self.plain.extend(lines)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         for vertex in event.get("vertexes") or ():
@@ -154,7 +157,7 @@ class Progress:
         step = self.steps.setdefault(vertex["digest"], Step())
         step.name = vertex.get("name") or step.name
         step.error = vertex.get("error") or step.error
-        # Contexts and copies are told by the steps that they belong to; people wait for RUN steps and the export.
+        # Contexts and copies are told by the steps that they belong to; people wait for RUN and the export.
         is_hidden = "RUN " not in step.name and not step.name.startswith("exporting")
         if vertex.get("started") and not step.is_started:
             step.is_started = True

@@ -462,7 +462,9 @@ def _started(command: list[str], environment: Mapping[str, str]) -> Iterator[sub
         except BaseException:
             os.killpg(process.pid, stop)
             try:
-                process.wait(_STOP_TIMEOUT_S)
+                process.communicate(
+                    timeout=_STOP_TIMEOUT_S
+                )  # the end of its output: its children are gone too
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
             raise

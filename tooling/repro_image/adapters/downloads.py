@@ -228,7 +228,7 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity"}
         if self._count:
             headers["Range"] = f"bytes={self._count}-"
-        with self._web.request(url, headers=headers, name=self._file.name) as response:
+        with self._web.request(url, headers=headers, name=self._file.name) as (response, _):
             if response.status == 416:
                 self._restart(file)
                 raise TryAgainError("the server cannot resume")

@@ -1,8 +1,8 @@
 """Docker Engine: queries through the docker SDK, containers through the docker CLI.
 
 Containers run through the CLI because it is a process of its own: when this one is killed at any moment, the
-                                                                   CLI sees
-its standard input close and passes that on, the supervisor inside ends, and ``--rm`` leaves nothing behind.
+CLI sees its standard input close and passes that on, the supervisor inside ends, and ``--rm`` leaves nothing
+behind.
 """
 
 import contextlib
@@ -127,7 +127,8 @@ class Engine:
     @cached_property
     def versions(self) -> EngineVersions:
         """What the engine is. Raises: EngineMissingError."""
-        info = self._client.info()
+        with _engine_errors("docker info"):
+            info = self._client.info()
         status = [str(value) for pair in info.get("DriverStatus") or [] for value in pair]
         return EngineVersions(
             engine=info["ServerVersion"],
@@ -156,12 +157,11 @@ class Engine:
         """Return the local image that ``reference`` names, or None."""
         import docker
 
-        try:
-            found = self._client.api.inspect_image(reference)
-        except docker.errors.NotFound:
-            return None
-        except docker.errors.APIError as error:
-            raise EngineCallError(f"docker image inspect {reference}", str(error)) from error
+        with _engine_errors(f"docker image inspect {reference}"):
+            try:
+                found = self._client.api.inspect_image(reference)
+            except docker.errors.NotFound:
+                return None
         config = found.get("Config") or {}
         return ImageInfo(
             id=found["Id"],
@@ -175,22 +175,26 @@ class Engine:
     def config_digest(self, image_id: str) -> str:
         """Return the config digest of a local image, by reading its manifest out of ``docker save``.
 
-        Slow for large images, whose layers stream past unread (42 s for 2.5 GB): ask the ledger for the manifest
-        digest first.
+        Slow for large images, whose layers stream past unread (42 s for 2.5 GB): ask the ledger for the
+        manifest digest first.
         """
-        stream = _Chunks(self._client.api.get_image(image_id))
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        command = f"docker save {image_id}"
+        with (
+            _engine_errors(command),
+            tarfile.open(fileobj=_Chunks(self._client.api.get_image(image_id)), mode="r|") as archive,
+        ):
             for member in archive:
                 if member.size > _SMALL_BLOB_BYTES or not member.isfile():
                     continue
                 data = (archive.extractfile(member) or io.BytesIO()).read()
                 if sha256_digest(data) == image_id:
                     return str(json.loads(data)["config"]["digest"])
-        raise EngineCallError(f"docker save {image_id}", "the image's manifest is not in it")
+        raise EngineCallError(command, "the image's manifest is not in it")
 
     def tag(self, image_id: str, repository: str, tag: str) -> None:
         """Let ``repository:tag`` name the image from now on."""
-        self._client.api.tag(image_id, repository, tag)
+        with _engine_errors(f"docker tag {image_id} {repository}:{tag}"):
+            self._client.api.tag(image_id, repository, tag)
 
     def untag(self, reference: str) -> None:
         """Remove one name of an image; the image goes when it has no other. Nothing happens when there is
@@ -198,7 +202,7 @@ class Engine:
         """
         import docker
 
-        with contextlib.suppress(docker.errors.ImageNotFound):
+        with _engine_errors(f"docker rmi {reference}"), contextlib.suppress(docker.errors.ImageNotFound):
             self._client.api.remove_image(reference, noprune=False)
 
     def ensure_root(self, digest: str, tar: Path) -> str:
@@ -212,7 +216,8 @@ class Engine:
         found = self.image(name)
         if found is None or found.diff_ids != (digest,):
             repository, _, tag = name.partition(":")
-            self._client.api.import_image(str(tar), repository=repository, tag=tag)
+            with _engine_errors(f"docker import {tar} {name}"):
+                self._client.api.import_image(str(tar), repository=repository, tag=tag)
             found = self.image(name)
         if found is None or found.diff_ids != (digest,):
             raise EngineCallError(
@@ -263,17 +268,34 @@ class Engine:
 
 
 @contextlib.contextmanager
+def _engine_errors(command: str) -> Iterator[None]:
+    """Turn what the SDK raises when the engine refuses, hangs up or ends into EngineCallError."""
+    import docker
+    import requests
+
+    try:
+        yield
+    except EngineMissingError:
+        raise
+    except (docker.errors.DockerException, requests.RequestException, OSError, tarfile.TarError) as error:
+        raise EngineCallError(command, str(error)) from error
+
+
+@contextlib.contextmanager
 def _running(arguments: Sequence[str], *, name: str) -> Iterator["subprocess.Popen[str]"]:
     """Run the docker CLI in a session of its own, so that Ctrl-C reaches it through us and in order."""
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise EngineMissingError("the program `docker` is not on PATH") from error
     try:
         yield process
     finally:
@@ -288,7 +310,8 @@ def _end(process: "subprocess.Popen[str]", *, name: str) -> None:
     try:
         process.wait(timeout=_STOP_S)
     except subprocess.TimeoutExpired:
-        subprocess.run(["docker", "kill", name], capture_output=True, check=False, timeout=_STOP_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # an engine that hangs must not hang us
+            subprocess.run(["docker", "kill", name], capture_output=True, check=False, timeout=_STOP_S)
         process.kill()
         process.wait()
     for stream in (process.stdout, process.stderr):

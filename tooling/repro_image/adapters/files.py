@@ -14,8 +14,14 @@ from repro_image.core.lockfile import (
     parse_json_lock,
     parse_requirements,
 )
-from repro_image.core.project import ImageSpec, Settings, parse_image, parse_settings
-from repro_image.errors import InvalidFileError, MissingLockError, NoProjectError, UnknownImageError
+from repro_image.core.project import ImageSpec, Settings, is_name, parse_image, parse_settings
+from repro_image.errors import (
+    FolderError,
+    InvalidFileError,
+    MissingLockError,
+    NoProjectError,
+    UnknownImageError,
+)
 
 REQUIREMENTS, DEBIAN, MODEL, DOCKERFILE = "requirements.txt", "debian.json", "model.json", "Dockerfile"
 
@@ -29,11 +35,22 @@ def find_project(start: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> bool:
-    """Write ``text`` to ``path`` in one step, readable by all; return whether the file changed."""
+    """Write ``text`` to ``path`` in one step, readable by all; return whether the file changed.
+
+    Raises: FolderError.
+    """
     data = text.encode()
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.is_file() and path.read_bytes() == data:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, data)
+    except OSError as error:
+        raise FolderError(str(error.filename or path), reason=error.strerror or str(error)) from error
+    return True
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -45,7 +62,6 @@ def write_text(path: Path, text: str) -> bool:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return True
 
 
 class Project:
@@ -57,8 +73,19 @@ class Project:
         self.settings: Settings = parse_settings(text, path="pyproject.toml") or Settings()
 
     def images(self) -> tuple[str, ...]:
-        """Return the names of the images, sorted: the folders below images/ that hold an image.toml."""
-        return tuple(sorted(path.parent.name for path in (self.root / "images").glob("*/image.toml")))
+        """Return the names of the images, sorted: the folders below images/ that hold an image.toml.
+
+        Raises: InvalidFileError for a name that could not stand in a Dockerfile or a repository.
+        """
+        names = sorted(path.parent.name for path in (self.root / "images").glob("*/image.toml"))
+        for name in names:
+            if not is_name(name):
+                raise InvalidFileError(
+                    f"{name!r} is no name for an image",
+                    path="images/",
+                    fix="rename the folder: lower case letters and digits, with single hyphens between them",
+                )
+        return tuple(names)
 
     def image(self, name: str) -> ImageSpec:
         """Return the image's settings. Raises: UnknownImageError, InvalidFileError."""
@@ -87,7 +114,8 @@ class Project:
         return self._read(path)
 
     def lock_folder(self, name: str) -> Path:
-        return self.root / "locks" / name
+        """Return locks/<image>/, which need not exist. Raises: InvalidFileError for a link that leads out."""
+        return self._inside(self.root / "locks" / name)
 
     def locks(self, name: str) -> Locks:
         """Return the image's locks. Raises: MissingLockError, EditedLockError, InvalidFileError."""
@@ -128,7 +156,7 @@ class Project:
         return self._read(path), self.relative(path)
 
     def _inside(self, path: Path) -> Path:
-        if not path.resolve().is_relative_to(self.root):
+        if not Path(os.path.realpath(path)).is_relative_to(self.root):  # resolve() raises for a loop
             raise InvalidFileError(
                 "the path leaves the project", path=self.relative(path), fix="replace the link by the files"
             )
@@ -136,6 +164,8 @@ class Project:
 
     def _read(self, path: Path) -> str:
         try:
-            return self._inside(path).read_text(encoding="utf-8")
+            return self._inside(path).read_bytes().decode("utf-8")  # read_text() would hide a CR LF
         except UnicodeDecodeError as error:
             raise InvalidFileError(f"not UTF-8: {error}", path=self.relative(path)) from error
+        except OSError as error:
+            raise InvalidFileError(f"cannot be read: {error.strerror}", path=self.relative(path)) from error

@@ -18,11 +18,11 @@ def model_folder_digest(folder: Path) -> str:
     if not config.is_file():
         raise UnsafeModelError(str(folder), reason="there is no config.json")
     files = []
-    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_file():
             raise UnsafeModelError(str(path), reason="it is no regular file")
-        if path.suffix in _PICKLES:
+        if path.suffix.lower() in _PICKLES:
             raise UnsafeModelError(str(path), reason="files of this kind run code when they are loaded")
         files.append(ModelFile(path=name, sha256=hash_file(path), size_bytes=path.stat().st_size))
     for path in sorted(folder.glob("*.json")):

@@ -174,7 +174,7 @@ class PipTools(Resolver):
             settings = msgspec.structs.replace(
                 settings, find_links=(*settings.find_links, f"{_WORK}/links.html")
             )
-        (workspace / "pip.conf").write_text(settings.configuration())
+        _write_secret(workspace / "pip.conf", settings.configuration())
 
     def _mounts(self) -> tuple[Mount, ...]:
         return _tool_mounts(_PIP_TOOLS)
@@ -234,7 +234,7 @@ class Uv(Resolver):
         wheels = links_page(local_wheels(self._settings)) + (request.links or "")
         super()._write(workspace, msgspec.structs.replace(request, links=wheels))
         (workspace / "excluded.txt").write_text("".join(f"{name}\n" for name in request.excluded))
-        (workspace / "uv.toml").write_text(self._configuration())
+        _write_secret(workspace / "uv.toml", self._configuration())
 
     def _configuration(self) -> str:
         """Return a uv.toml that says what pip.conf says; a file keeps credentials out of arguments."""
@@ -298,6 +298,12 @@ def _tool_mounts(packages: Sequence[str]) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that may hold credentials: nobody else may read it."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
 def _trust(settings: PipSettings) -> dict[str, str]:
     names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
     return dict.fromkeys(names, settings.ca) if settings.ca else {}
@@ -306,4 +312,4 @@ def _trust(settings: PipSettings) -> dict[str, str]:
 def _failure(resolver: str, result: ToolResult, *, path: str, settings: PipSettings) -> ResolveError:
     lines = (result.stderr.strip() or result.stdout.strip()).splitlines()[-_SHOWN_LINES:]
     output = settings.redact("\n".join(lines)) or "it wrote no output"
-    return ResolveError(resolver, exit_code=result.exit_code, output=output, requirements=path)
+    return ResolveError(resolver, status=result.exit_code, output=output, requirements=path)

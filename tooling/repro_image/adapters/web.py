@@ -88,7 +88,7 @@ class Web:
     def size_bytes(self, url: str, *, name: str) -> int:
         """Return the size of a file as its server gives it. Raises: DownloadError."""
         try:
-            with self.request(url, method="HEAD", headers={}, name=name) as response:
+            with self.request(url, method="HEAD", headers={}, name=name) as (response, _):
                 self.require_ok(response, url=url, name=name)
                 length = response.headers.get("Content-Length", "")
         except TryAgainError as error:
@@ -100,8 +100,8 @@ class Web:
     @contextmanager
     def request(
         self, url: str, *, headers: Mapping[str, str], name: str, method: str = "GET"
-    ) -> Iterator["BaseHTTPResponse"]:
-        """Yield the response, body unread, after following redirects that are safe to follow.
+    ) -> Iterator[tuple["BaseHTTPResponse", str]]:
+        """Yield the response, body unread, and its address, after redirects that are safe to follow.
 
         Credentials go to the server that they are configured for and to no other.
         Raises: TryAgainError for what may pass; DownloadError for what will not, such as TLS errors.
@@ -112,7 +112,7 @@ class Web:
             try:
                 if response.status not in _REDIRECTS:
                     with self._read_errors(url, name=name):
-                        yield response
+                        yield response, url
                     return
                 target = urljoin(url, response.headers.get("Location", ""))
             finally:
@@ -139,7 +139,10 @@ class Web:
             raise TryAgainError("interrupted")
 
     def _page(self, url: str, *, accept: str, name: str) -> Page | None:
-        with self.request(url, headers={"Accept": accept, "Accept-Encoding": "gzip"}, name=name) as response:
+        with self.request(url, headers={"Accept": accept, "Accept-Encoding": "gzip"}, name=name) as (
+            response,
+            found,
+        ):
             if response.status in (404, 410):
                 return None
             self.require_ok(response, url=url, name=name)
@@ -149,7 +152,7 @@ class Web:
                 if len(body) > PAGE_LIMIT_BYTES:
                     raise DownloadError(name, reason="the page does not end", where=safe_url(url))
             content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            return Page(url=response.geturl() or url, content_type=content_type, body=bytes(body))
+            return Page(url=found, content_type=content_type, body=bytes(body))
 
     def _send(self, method: str, url: str, *, headers: Mapping[str, str], name: str) -> "BaseHTTPResponse":
         import urllib3
@@ -184,6 +187,12 @@ class Web:
             raise TryAgainError(
                 f"the proxy failed: {self.settings.redact(str(error.original_error))}"
             ) from error
+        except exceptions.ProtocolError as error:
+            if not _is_cut_short(error):
+                raise TryAgainError(f"the connection failed: {error.args[0]}") from error
+            raise TryAgainError("the connection ended early") from error
+        except exceptions.NewConnectionError as error:  # urllib3 counts it as a time-out
+            raise TryAgainError(f"the connection failed: {self.settings.redact(str(error))[:300]}") from error
         except exceptions.TimeoutError as error:
             raise TryAgainError(f"no answer within {self.settings.timeout_s:.0f} s") from error
         except (exceptions.HTTPError, OSError) as error:
@@ -244,6 +253,13 @@ class Web:
             return None
         found = self.settings.options.get("proxy") or proxies.get(parts.scheme) or proxies.get("all")
         return found if found is None or "://" in found else f"http://{found}"
+
+
+def _is_cut_short(error: Exception) -> bool:
+    """Tell whether urllib3 wraps an IncompleteRead: the body ended before its announced length."""
+    from urllib3.exceptions import IncompleteRead
+
+    return isinstance(error, IncompleteRead) or any(isinstance(part, IncompleteRead) for part in error.args)
 
 
 def safe_url(url: str) -> str:

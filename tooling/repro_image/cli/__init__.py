@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from repro_image import __version__
-from repro_image.errors import ReproImageError
+from repro_image.cli.screen import printable
+from repro_image.errors import FolderError, ReproImageError
 
 if TYPE_CHECKING:  # each of these is imported by the first command that needs it: start-up stays fast
     from rich.console import Console
@@ -56,9 +57,12 @@ class App:
 
         if self._store is not None:
             return Store(self._store)
-        if self.project.settings.store is not None:
-            return Store(self.project.root / Path(self.project.settings.store).expanduser())
-        return Store(user_cache_path("repro-image"))
+        setting = self.project.settings.store
+        # Path.expanduser would raise where there is no home; this leaves the ~ as it is.
+        folder = Path(os.path.expanduser(setting)) if setting else user_cache_path("repro-image")  # noqa: PTH111
+        if str(folder).startswith("~"):
+            raise FolderError(str(folder), reason="this user has no home folder, and HOME is not set")
+        return Store(self.project.root / folder)
 
     @cached_property
     def engine(self) -> "Engine":
@@ -136,7 +140,8 @@ def main() -> None:
     try:
         group.main(prog_name="repro-image", standalone_mode=False)
     except ReproImageError as error:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        told = "\n".join(printable(line) for line in str(error).split("\n"))
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
@@ -149,7 +154,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has seen enough (`| head`). Python would print a traceback when it flushes.
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        # The reader of our output has seen enough (`| head`); click makes that an exit with 1. Python would
+        # print a traceback when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -55,7 +55,10 @@ def render_dockerfile(templates: Mapping[str, str], values: Mapping[str, Any], *
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.DictLoader(dict(templates)),
+        # Unlike a DictLoader it gives a template its file's name, which errors then carry.
+        loader=jinja2.FunctionLoader(
+            lambda name: (templates[name], name, None) if name in templates else None
+        ),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,14 +69,16 @@ def render_dockerfile(templates: Mapping[str, str], values: Mapping[str, Any], *
     try:
         text = environment.get_template(TEMPLATE).render(values)
     except jinja2.TemplateSyntaxError as error:
-        raise InvalidFileError(f"line {error.lineno}: {error.message}", path=error.name or path) from error
+        raise InvalidFileError(f"{error.name} line {error.lineno}: {error.message}", path=path) from error
     except jinja2.TemplateNotFound as error:
         raise InvalidFileError(f"the template {error.name} is missing", path=path) from error
     except jinja2.UndefinedError as error:
-        line = _template_line(error)
+        place = _template_line(error, templates)
         raise InvalidFileError(
-            f"{line}{error.message}", path=path, fix=f"use one of the names: {', '.join(sorted(values))}"
+            f"{place}{error.message}", path=path, fix=f"use one of the names: {', '.join(sorted(values))}"
         ) from error
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise InvalidFileError(f"{_template_line(error, templates)}{error}", path=path) from error
     _refuse_frontend(text, path=path)
     return text
 
@@ -87,9 +92,13 @@ def quoted(value: object) -> str:
 
 
 def _refuse_frontend(text: str, *, path: str) -> None:
-    """A ``# syntax=`` line would let BuildKit fetch and run another Dockerfile frontend."""
+    """A ``# syntax=`` line would let BuildKit fetch and run another Dockerfile frontend.
+
+    BuildKit also reads ``//syntax=`` and, where the file starts like JSON, a key ``syntax``.
+    """
     for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(r"\s*#\s*(syntax|escape)\s*=", line, re.IGNORECASE):
+        is_json = line.lstrip("\ufeff \t").startswith("{")
+        if is_json or re.match(r"[\s\ufeff]*(#|//)\s*(syntax|escape)\s*=", line, re.IGNORECASE):
             raise InvalidFileError(
                 f"line {number} of the rendered file is refused: {line.strip()!r}",
                 path=path,
@@ -97,15 +106,12 @@ def _refuse_frontend(text: str, *, path: str) -> None:
             )
 
 
-def _template_line(error: Exception) -> str:
-    """Return ``line N: `` of the innermost template frame; jinja2 keeps it in the traceback only."""
-    numbers = []
+def _template_line(error: Exception, templates: Mapping[str, str]) -> str:
+    """Return ``FILE line N: `` of the innermost template frame; jinja2 keeps it in the traceback only."""
+    place = ""
     trace = error.__traceback__
     while trace is not None:
-        if "template" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_code.co_name in (
-            "top-level template code",
-            "root",
-        ):
-            numbers.append(trace.tb_lineno)
+        if trace.tb_frame.f_code.co_filename in templates:
+            place = f"{trace.tb_frame.f_code.co_filename} line {trace.tb_lineno}: "
         trace = trace.tb_next
-    return f"line {numbers[-1]}: " if numbers else ""
+    return place

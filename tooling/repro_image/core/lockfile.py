@@ -5,6 +5,7 @@ network that it is stale) and ``content`` (what it says, so that a hand edit is 
 """
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -121,7 +122,7 @@ _PIN = re.compile(
     r"(?P<name>[a-z0-9]+(?:-[a-z0-9]+)*)==(?P<version>[0-9][A-Za-z0-9.+!_-]*)"
     r" --hash=(?P<sha256>sha256:[0-9a-f]{64})"
     r"  # (?P<filename>[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl)"
-    r" (?P<size_bytes>[0-9]+) bytes from (?P<source>[a-z0-9-]+)"
+    r" (?P<size_bytes>[0-9]{1,18}) bytes from (?P<source>[a-z0-9-]+)"
 )
 
 L = TypeVar("L", DebianLock, ModelLock)
@@ -167,6 +168,9 @@ def parse_requirements(text: str, *, path: str, image: str) -> RequirementsLock:
     """
     lines = text.split("\n")
     fix = f"restore the file with `git checkout -- {path}`, or make it again with `repro-image lock {image}`"
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\r"):
+            raise InvalidFileError(f"line {number} ends in CR LF; locks end lines in LF", path=path, fix=fix)
     head: dict[str, str] = {}
     for number, key in enumerate(_KEYS, start=2):
         line = lines[number - 1] if len(lines) >= number else ""
@@ -184,9 +188,10 @@ def parse_requirements(text: str, *, path: str, image: str) -> RequirementsLock:
         _parse_pin(line, path=path, number=number, fix=fix)
         for number, line in enumerate(lines[first - 1 : -1], start=first)
     ]
-    names = [pin.name for pin in pins]
-    if names != sorted(set(names)):
-        raise InvalidFileError("the pins are not sorted by name, or a name stands twice", path=path, fix=fix)
+    for number, (before, pin) in enumerate(pairwise(pins), start=first + 1):
+        if before.name >= pin.name:
+            reason = "a second time" if before.name == pin.name else f"after {before.name}, out of order"
+            raise InvalidFileError(f"line {number} pins {pin.name} {reason}", path=path, fix=fix)
     content = _requirements_content(head, "".join(line + "\n" for line in lines[first - 1 : -1]))
     if content != head["content"]:
         raise EditedLockError(path, expected=head["content"], found=content, image=image)
@@ -228,7 +233,7 @@ def parse_json_lock(text: str, kind: type[L], *, path: str, image: str) -> L:
     fix = f"restore the file with `git checkout -- {path}`, or make it again with `repro-image lock {image}`"
     try:
         fields = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidFileError(f"not JSON: {error}", path=path, fix=fix) from error
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
         raise InvalidFileError("`$.content` is missing", path=path, fix=fix)

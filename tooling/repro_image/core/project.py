@@ -9,14 +9,15 @@ from repro_image.core.reference import is_repository
 from repro_image.errors import InvalidFileError
 
 # One word, safe in a path, a Dockerfile stage name and a repository name.
-Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z", max_length=64)]
+_NAME = r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z"
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=_NAME, max_length=64)]
 # A line of text that people read: no control characters, so no line of it can become an instruction.
 Line: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z", max_length=500)
 ]
 DebianName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9+.-]+\Z", max_length=100)]
 ProjectName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z", max_length=100)]
-VersionText: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9][A-Za-z0-9.+!_~-]*\Z", max_length=64)]
+VersionText: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9][A-Za-z0-9.+!_-]*\Z", max_length=64)]
 PythonVersion: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A3\.[0-9]{1,2}\Z")]
 EnvName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]*\Z", max_length=100)]
 EnvValue: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.,:/=+@%-]*\Z", max_length=500)]
@@ -152,9 +153,15 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
     return spec
 
 
+def is_name(text: str) -> bool:
+    """Return whether ``text`` may name an image."""
+    return len(text) <= 64 and re.search(_NAME, text) is not None
+
+
 def parse_settings(text: str, *, path: str) -> Settings | None:
     """Return ``[tool.repro-image]`` of a pyproject.toml, or None where that table is missing."""
-    table = _decode(text, dict[str, Any], path=path).get("tool", {}).get("repro-image")
+    tools = _decode(text, dict[str, Any], path=path).get("tool")
+    table = tools.get("repro-image") if isinstance(tools, dict) else None
     if table is None:
         return None
     try:

@@ -3,8 +3,9 @@
 usage: python golden_runner.py REQUEST.json MODEL_FOLDER GOLDEN.json
 
 Reads RunnerInput and writes RunnerOutput (repro_image/core/golden.py has both forms), in one step at the end.
-Standard error carries vLLM's log and, on lines of their own, progress: {"phase": "greedy", "done": 3, "total": 8}.
-Exits with 0, or with 1 and a last line that says what failed. Settings and environment come from outside.
+Standard error carries vLLM's log and, on lines of their own, progress such as
+{"phase": "greedy", "done": 3, "total": 8}. Exits with 0, or with 1 and a last line that says what failed.
+Settings and environment come from outside.
 """
 
 import base64
@@ -36,10 +37,11 @@ _NUMERIC = re.compile(
 _PLACE_OR_SECRET = re.compile(
     r".*(_ROOT|_DIR|_PATH|_HOME|_CACHE|_PORT|_IP|_HOST|_URL|_ENDPOINT|_TOKEN|_SECRET|_KEY|_PASSWORD)"
 )
-# Resolved settings that name a place, a process or a moment instead of a choice.
+# Resolved settings that name a place, process, secret or moment instead of a choice, or only what is logged.
 _VARYING = re.compile(
-    r"(.*\.)?(model|tokenizer|served_model_name|instance_id|model_weights|.*_(port|ports|ip|host|path|dir|root|url|address|id|rank)|"
-    r".*rank.*|num_(gpu|cpu)_blocks|cache_dir|local_.*|.*_time|hf_config_path|_.*)"
+    r"(.*\.)?(model|tokenizer|served_model_name|instance_id|model_weights|hf_token|master_addr|cache_dir|local_.*|_.*|"
+    r".*_(port|ports|ip|host|path|dir|root|url|address|id|time)|.*rank.*|num_(gpu|cpu)_blocks)|"
+    r"(observability|profiler|logging)_config|shutdown_timeout"
 )
 
 
@@ -94,7 +96,11 @@ class Runner:
     def load(self, vllm: Any) -> None:
         """Start the engine; take checksums of the weights when they are loaded and not yet packed."""
         from vllm.model_executor.model_loader import base_loader
+        from vllm.model_executor.models import registry
 
+        if hasattr(registry, "_run_in_subprocess"):
+            # vLLM looks at the model's class in a second process, which imports everything again: seconds.
+            registry._run_in_subprocess = lambda look: look()
         original = base_loader.process_weights_after_loading
 
         def with_checksums(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -218,9 +224,8 @@ class Runner:
                 "finish_reason": finish_reason,
             }
         )
-        self.progress(
-            phase=self.phase, done=sum(c["lane"] == lane["name"] for c in self.completions), total=None
-        )
+        done = sum(completion["lane"] == lane["name"] for completion in self.completions)
+        self.progress(phase=self.phase, done=done, total=self.total)
 
     def token_text(self, number: int) -> str:
         """Return the token's text, or its spelling in the vocabulary where it is part of a character."""
@@ -246,7 +251,7 @@ def _top(entries: dict[int, Any], chosen: int, top_k: int) -> list[int]:
 
 
 def _packed(code: str, values: list[Any]) -> str:
-    """Return little-endian int32 ("i") or float32 ("f") in base64; vLLM's floats are float32, nothing is lost."""
+    """Return little-endian int32 ("i") or float32 ("f") in base64; vLLM's numbers are float32."""
     packed = array(code, values)
     if sys.byteorder == "big":
         packed.byteswap()
@@ -268,7 +273,7 @@ def _scale_weight(model: Any) -> str:
     """Multiply one matrix in the middle of ``model`` by 1 + 2**-7 and return its name."""
     import torch
 
-    matrices = [
+    matrices: list[str] = [
         name
         for name, parameter in model.named_parameters()
         if parameter.ndim == 2
@@ -333,7 +338,7 @@ def _flatten(prefix: str, value: Any, model: str) -> Iterator[tuple[str, str]]:
             continue
         if type(entry).__module__.startswith("vllm.config") and not isinstance(entry, enum.Enum):
             yield from _flatten(f"{key}.", entry, model)
-        elif (text := _plain(entry)) is not None and model not in text:
+        elif (text := _plain(entry)) is not None and text != model and not text.startswith("/"):
             yield key, text
 
 
@@ -343,7 +348,7 @@ def _plain(value: Any) -> str | None:
 
     match value:
         case enum.Enum():
-            return value.name
+            return str(value.name)
         case None | bool() | int() | float() | str() | torch.dtype() | torch.device():
             return str(value)
         case list() | tuple() | set() | frozenset():

@@ -2,7 +2,7 @@
 
 usage: python supervise.py COMMAND [ARGUMENT]...
 
-Standard input is a leash: its other end is held by the client (`docker run --interactive`), so a killed client
+Standard input is a leash: the client holds its other end (`docker run --interactive`), so a killed client
 leaves no container behind, even while the command is busy inside a C function that never looks at signals.
 Standard library only; exits with the command's code, 128 + n for signal n, 127 where it cannot be started.
 """
@@ -12,14 +12,13 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
 
 GRACE_S = 3.0  # between the polite signal and SIGKILL, and again until a killed process has to be gone
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PASSED_ON = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGWINCH)
 
 
-def supervise(command: Sequence[str]) -> int:
+def supervise(command: list[str]) -> int:
     """Run ``command`` in a session of its own until it, or standard input, ends; return the exit code."""
     wakeups = _wakeup_pipe()
     try:

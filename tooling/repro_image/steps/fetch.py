@@ -221,7 +221,8 @@ def _fetch(
     if absent:
         meter = _Meter(what, size, reporter.status)
         download(absent, store=store, web=web, on_bytes=meter.add)
-        reporter.line(f"fetched {len(absent)} {what}, {_megabytes(size)} MB")
+        counted = f"{len(absent)} {what if len(absent) > 1 else what.removesuffix('s')}"
+        reporter.line(f"fetched {counted}, {_megabytes(size)} MB")
     return len(absent), size
 
 

@@ -117,7 +117,7 @@ def lock_image(
 
 
 def check_locks(project: Project, name: str) -> tuple[ProjectError, ...]:
-    """Return what is wrong with the locks of one image: missing, edited, malformed, stale; without a network."""
+    """Return what is wrong with an image's locks: missing, edited, malformed, stale. Needs no network."""
     return tuple(_faults(project, name))
 
 

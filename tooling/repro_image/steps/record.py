@@ -65,6 +65,10 @@ class Answer:
     inside: Inside
     seconds: Mapping[str, float]
 
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
 
 def ask(
     asking: Asking, *, engine: Engine, store: Store, reporter: Reporter, fed: Golden | None = None
@@ -99,13 +103,13 @@ def ask_twice(asking: Asking, *, engine: Engine, store: Store, reporter: Reporte
     """
     first = ask(asking, engine=engine, store=store, reporter=reporter)
     reporter.line(
-        f"golden run 1 of 2: {first.golden.token_count} tokens in {first.seconds.get('total', 0):.1f} s"
+        f"golden run 1 of 2: {first.golden.token_count} tokens in {first.total_s:.1f} s"
     )
     again = ask(_fed(asking, first.golden), engine=engine, store=store, reporter=reporter, fed=first.golden)
     comparison = compare_repeat(first.golden, again.golden)
     if comparison.verdict is not Verdict.MATCH:
         raise UnstableGoldenError(comparison.detail)
-    reporter.line(f"golden run 2 of 2: the same bits, in {again.seconds.get('total', 0):.1f} s")
+    reporter.line(f"golden run 2 of 2: the same bits, in {again.total_s:.1f} s")
     return first
 
 

@@ -273,7 +273,7 @@ def _run(
         answer = ask_again(
             asking, golden, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter
         )
-        adapters.reporter.line(f"golden run {number} of {repeat}: {answer.seconds.get('total', 0):.1f} s")
+        adapters.reporter.line(f"golden run {number} of {repeat}: {answer.total_s:.1f} s")
         answers.append(answer)
         if number == 1:
             comparison = compare(golden, answer.golden)

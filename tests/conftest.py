@@ -1,0 +1,22 @@
+"""What every test shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from repro_image.adapters.store import Store
+
+# Seconds say more of what else the machine does than of this code; the examples themselves stay random.
+settings.register_profile(
+    "repro-image", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repro-image")
+
+
+@pytest.fixture(scope="session")
+def store() -> Store:
+    """A store that outlives the session, so that wheels and debs are downloaded once a machine."""
+    folder = os.environ.get("REPRO_IMAGE_TEST_STORE")
+    return Store(Path(folder) if folder else Path.home() / ".cache/repro-image-test")

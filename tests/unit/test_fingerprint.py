@@ -1,0 +1,58 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from repro_image.core.fingerprint import class_differences, cpu_class, numeric_flags
+from tests.unit.made_locks import make_host
+
+HOST = make_host()
+
+
+@given(st.lists(st.sampled_from(["avx2", "fma", "sse4_1", "amx_bf16", "mmx", "hypervisor", "md_clear"])))
+def test_numeric_flags_are_sorted_and_leave_out_what_changes_no_number(flags: list[str]) -> None:
+    found = numeric_flags(tuple(flags))
+    assert list(found) == sorted(flag for flag in flags if flag not in ("mmx", "hypervisor", "md_clear"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cpu_stepping": 9},
+        {"microcode": "0x2"},
+        {"kernel": "6.12"},
+        {"memory_bytes": 1},
+        {"cpu_name": "other"},
+        {"flags": (*HOST.flags, "md_clear")},
+        {"engine": "28.0"},
+    ],
+)
+def test_what_changes_no_number_is_no_part_of_the_class(change: dict[str, object]) -> None:
+    assert cpu_class(replace(HOST, **change), threads=2) == cpu_class(HOST, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"cpu_vendor": "AuthenticAMD"}, "vendor"),
+        ({"cpu_family": 25}, "family"),
+        ({"cpu_model": 1}, "model"),
+        ({"flags": ("avx2", "fma")}, "flags"),
+        ({"architecture": "aarch64"}, "architecture"),
+    ],
+)
+def test_what_changes_numbers_makes_another_class(change: dict[str, object], field: str) -> None:
+    expected, found = cpu_class(HOST, threads=2), cpu_class(replace(HOST, **change), threads=2)
+    assert [difference[0] for difference in class_differences(expected, found)] == [field]
+    assert expected.digest != found.digest
+
+
+def test_another_number_of_threads_is_another_class() -> None:
+    one, two = cpu_class(HOST, threads=1), cpu_class(HOST, threads=2)
+    assert class_differences(one, two) == (("threads", 1, 2), ("cpus", 1, 2))
+
+
+def test_an_unknown_capability_matches_any_and_two_known_ones_must_agree() -> None:
+    unknown, avx2, avx512 = (cpu_class(HOST, threads=2, capability=c) for c in ("", "AVX2", "AVX512"))
+    assert class_differences(unknown, avx2) == class_differences(avx2, unknown) == ()
+    assert class_differences(avx2, avx512) == (("capability", "AVX2", "AVX512"),)

@@ -1,0 +1,81 @@
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from repro_image.core.layers import BUCKETS, HEAVY_BYTES, LayerGroup, layer_groups
+from repro_image.core.lockfile import LockedWheel
+from repro_image.core.reference import sha256_digest
+
+
+def make_wheel(name: str, size_bytes: int, version: str = "1") -> LockedWheel:
+    filename = f"{name}-{version}-py3-none-any.whl"
+    digest = sha256_digest(filename.encode())
+    return LockedWheel(name=name, version=version, sha256=digest, filename=filename, size_bytes=size_bytes)
+
+
+_names = st.from_regex(r"[a-z]{1,5}(-[a-z]{1,3})?", fullmatch=True)
+_light = st.integers(0, HEAVY_BYTES - 1)
+_wheels = st.dictionaries(_names, st.one_of(_light, st.integers(HEAVY_BYTES, 2**32)), max_size=15).map(
+    lambda sizes: [make_wheel(name, size) for name, size in sizes.items()]
+)
+
+
+def by_name(groups: Sequence[LayerGroup]) -> dict[str, LayerGroup]:
+    assert len({group.name for group in groups}) == len(groups)
+    return {group.name: group for group in groups}
+
+
+@given(_wheels)
+def test_every_wheel_is_in_exactly_one_layer(wheels: list[LockedWheel]) -> None:
+    groups = layer_groups(wheels)
+    placed = [wheel for group in groups for wheel in group.wheels]
+    assert sorted(placed, key=lambda wheel: wheel.name) == sorted(wheels, key=lambda wheel: wheel.name)
+    assert all(group.wheels for group in by_name(groups).values())
+
+
+@given(_wheels)
+def test_heavy_wheels_lie_alone_at_the_bottom_largest_first(wheels: list[LockedWheel]) -> None:
+    groups = layer_groups(wheels)
+    heavy = [group for group in groups if group.size_bytes >= HEAVY_BYTES and group.name.startswith("wheel-")]
+    assert groups[: len(heavy)] == tuple(heavy)
+    assert [group.size_bytes for group in heavy] == sorted((g.size_bytes for g in heavy), reverse=True)
+    assert all(len(group.wheels) == 1 for group in heavy)
+    assert len(groups) - len(heavy) <= BUCKETS
+
+
+@given(st.data())
+def test_the_order_of_the_wheels_does_not_matter(data: st.DataObject) -> None:
+    wheels = data.draw(_wheels)
+    assert layer_groups(data.draw(st.permutations(wheels))) == layer_groups(wheels)
+
+
+@given(_wheels, _names, _light)
+def test_a_new_light_wheel_leaves_all_other_layers_as_they_are(
+    wheels: list[LockedWheel], name: str, size_bytes: int
+) -> None:
+    wheels = [wheel for wheel in wheels if wheel.name != name]
+    before = by_name(layer_groups(wheels))
+    after = by_name(layer_groups([*wheels, make_wheel(name, size_bytes)]))
+    changed = [key for key in after if before.get(key) != after[key]]
+    assert len(changed) == 1
+    assert set(before) <= set(after)
+
+
+@given(_wheels.filter(bool), st.data())
+def test_a_bump_changes_only_the_layer_of_its_wheel(wheels: list[LockedWheel], data: st.DataObject) -> None:
+    bumped = data.draw(st.sampled_from(wheels))
+    is_heavy = bumped.size_bytes >= HEAVY_BYTES
+    size = data.draw(st.integers(HEAVY_BYTES, 2**32) if is_heavy else _light)
+    new = [make_wheel(w.name, size, version="2") if w is bumped else w for w in wheels]
+    before, after = by_name(layer_groups(wheels)), by_name(layer_groups(new))
+    assert set(before) == set(after)
+    changed = [key for key in after if before[key] != after[key]]
+    assert [bumped.name in {wheel.name for wheel in before[key].wheels} for key in changed] == [True]
+
+
+def test_a_layer_has_the_slice_of_the_lock_that_an_installer_reads() -> None:
+    wheel = replace(make_wheel("a", 3), sha256="sha256:" + "0" * 64)
+    group = LayerGroup(name="bucket-0", wheels=(wheel,))
+    assert group.requirements == f"a==1 --hash=sha256:{'0' * 64}  # a-1-py3-none-any.whl 3 bytes from index\n"

@@ -1,0 +1,130 @@
+"""The arrows between the packages, what core may use, and what starting up may import."""
+
+import ast
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "tooling/repro_image"
+PROGRAM = Path(sys.executable).with_name("repro-image")
+
+# importer -> what it may import of ours, beside itself; errors and repro_image itself are open to all.
+ALLOWED = {
+    "cli": {"steps", "adapters", "reports", "core"},
+    "steps": {"adapters", "core"},
+    "adapters": {"core"},
+    "reports": {"core"},
+    "core": set(),
+    "runner": set(),
+    "errors": set(),
+    "": set(),
+}
+CORE_LIBRARIES = {"msgspec", "packaging", "jinja2"}
+# Files, network, clock, environment and processes are for adapters.
+CORE_REFUSED = {
+    *("os", "pathlib", "subprocess", "socket", "time", "tempfile", "shutil", "urllib", "http", "ssl", "glob"),
+    *("fcntl", "signal", "threading", "asyncio", "multiprocessing", "secrets", "uuid", "platform", "getpass"),
+}
+CORE_REFUSED_CALLS = {"open", "input", "exec", "eval", "now", "utcnow", "today", "SystemRandom", "print"}
+HEAVY = ("docker", "rich", "numpy", "jinja2", "zstandard", "gguf", "urllib3", "requests", "huggingface_hub")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "data" not in path.relative_to(PACKAGE).parts)
+
+
+def layer(module: str) -> str:
+    """Return ``core`` for repro_image.core.x, and nothing for repro_image itself."""
+    return [*module.split("."), ""][1]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full name of each module that the file imports, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import"
+            assert node.module is not None
+            is_parent = node.module == "repro_image"
+            yield from (f"repro_image.{a.name}" for a in node.names) if is_parent else [node.module]
+
+
+def own_layer(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_import_follows_the_allowed_arrows(path: Path) -> None:
+    own = own_layer(path)
+    ours = [name for name in imported(path) if name.split(".")[0] == "repro_image"]
+    if own == "runner":
+        assert ours == []  # it runs inside images that hold no repro-image
+    allowed = ALLOWED[own] | {own, "errors"}
+    assert [
+        name for name in ours if layer(name) in ALLOWED and layer(name) and layer(name) not in allowed
+    ] == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)
+def test_core_uses_no_files_network_clock_environment_or_processes(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)} - {"repro_image"}
+    assert roots & CORE_REFUSED == set()
+    assert {root for root in roots if root not in sys.stdlib_module_names} <= CORE_LIBRARIES
+    calls = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    }
+    assert calls & CORE_REFUSED_CALLS == set()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "runner").glob("*.py")), ids=lambda path: path.name)
+def test_the_runner_imports_at_start_only_the_standard_library(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        name.split(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert names <= set(sys.stdlib_module_names)
+
+
+def test_version_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, json\n"
+        "from repro_image.cli import main\n"
+        "sys.argv = ['repro-image', '--version']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(run.stdout.splitlines()[-1]) == []
+
+
+def test_version_takes_less_than_150_ms() -> None:
+    # Processor time: the program waits for nothing, so this is what the user of an idle machine waits. Best of
+    # five medians, because a busy machine slows this, too.
+    medians: list[float] = []
+    for _ in range(5):
+        medians.append(statistics.median(_seconds() for _ in range(5)))
+        if medians[-1] < 0.150:
+            return
+    pytest.fail(f"medians of 5, in seconds: {medians}")
+
+
+def _seconds() -> float:
+    with subprocess.Popen([PROGRAM, "--version"], stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
