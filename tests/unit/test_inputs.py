@@ -28,7 +28,7 @@ def inputs(image: ImageSpec = IMAGE, locks: Locks = LOCKS, dockerfile: str = "FR
 
 
 def test_reworded_reasons_and_their_order_change_no_debian_input() -> None:
-    packages = {name: "another reason" for name in reversed(IMAGE.base.packages)}
+    packages = dict.fromkeys(reversed(IMAGE.base.packages), "another reason")
     assert debian_inputs(replace(IMAGE.base, packages=packages)) == debian_inputs(IMAGE.base)
 
 

@@ -112,8 +112,8 @@ def test_version_imports_no_heavy_library() -> None:
 
 
 def test_version_takes_less_than_150_ms() -> None:
-    # Processor time: the program waits for nothing, so this is what the user of an idle machine waits. Best of
-    # five medians, because a busy machine slows this, too.
+    # Processor time: the program waits for nothing, so this is what the user of an idle machine waits. Best
+    # of five medians, because a busy machine slows this, too.
     medians: list[float] = []
     for _ in range(5):
         medians.append(statistics.median(_seconds() for _ in range(5)))

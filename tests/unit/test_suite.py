@@ -74,7 +74,7 @@ def test_the_long_prompt_is_synthetic_and_pinned(smoke: GoldenRequest) -> None:
     assert prompt.text is None
     assert prompt.token_ids is not None
     assert len(prompt.token_ids) == 700
-    assert prompt.token_ids[:4] == LONG_START
+    assert prompt.token_ids[:4] == (32647, 6227, 29959, 39750)
     assert prompt.token_ids == synthetic_ids(derive(42, "suite.smoke.long.0.token_ids"), 700)
     assert all(1000 <= number < 40_000 for number in prompt.token_ids)
 
@@ -83,8 +83,8 @@ def test_shape_lanes_ask_the_same_long_prompts_alone_and_together(smoke: GoldenR
     alone, together = lane(smoke, "shape-alone"), lane(smoke, "shape-together")
     assert [p.text for p in alone.prompts] == [p.text for p in together.prompts]
     assert [p.sampling for p in alone.prompts] == [p.sampling for p in together.prompts]
-    # 600 characters are more than a KV block of 128 tokens for every tokenizer with a vocabulary of this size.
-    assert all(p.text is not None and len(p.text) > 550 for p in alone.prompts)
+    # Longer than a KV block of 128 tokens: SmolLM2's tokenizer makes 222, 238 and 159 tokens of them.
+    assert [p.text is not None and len(p.text) for p in alone.prompts] == [556, 835, 528]
 
 
 def test_no_natural_prompt_is_asked_twice_but_in_the_shape_lanes(
@@ -121,7 +121,7 @@ def test_prompts_are_many_varied_and_without_repeats(prompts: tuple[str, ...]) -
 
 
 def test_synthetic_ids_are_pinned_and_of_the_length_asked() -> None:
-    assert synthetic_ids(7521479737366565015, 3) == SYNTHETIC
+    assert synthetic_ids(7521479737366565015, 3) == (1956, 16703, 10970)
     assert synthetic_ids(1, 0) == ()
 
 
@@ -148,7 +148,10 @@ def test_too_few_prompts_are_a_bug() -> None:
         ("format = 1", "missing required field `prompts`"),
         ('format = 1\n[[prompts]]\nkind = "a"\ntext = "x"\nmore = 1', "unknown field `more`"),
         ('format = 1\n[[prompts]]\nkind = "a"\ntext = ""', "a prompt is empty or there twice"),
-        ('format = 1\nprompts = [{kind="a", text="x"}, {kind="b", text="x"}]', "a prompt is empty or there twice"),
+        (
+            'format = 1\nprompts = [{kind="a", text="x"}, {kind="b", text="x"}]',
+            "a prompt is empty or there twice",
+        ),
         ("format =", "Invalid value"),
     ],
 )
@@ -157,7 +160,3 @@ def test_a_wrong_prompt_file_is_refused(text: str, words: str) -> None:
         parse_prompts(text, path="prompts.toml")
     assert words in caught.value.what
     assert caught.value.where == "prompts.toml"
-
-
-LONG_START = ()
-SYNTHETIC = ()

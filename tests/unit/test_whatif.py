@@ -15,8 +15,10 @@ def test_no_setting_is_no_change() -> None:
 
 def test_each_kind_of_key_is_understood() -> None:
     what_if = parse_what_if(
-        ["dtype=float32", "block_size=16", "x=1.5", "y=-3", "enforce_eager=false", "z=", "v=a,b:c/d=e"]
-        + ["env.ATEN_CPU_CAPABILITY=avx2", "threads=1", "sampling.seed=7"]
+        [
+            *("dtype=float32", "block_size=16", "x=1.5", "y=-3", "enforce_eager=false", "z=", "v=a,b:c/d=e"),
+            *("env.ATEN_CPU_CAPABILITY=avx2", "threads=1", "sampling.seed=7"),
+        ]
     )
     assert what_if == WhatIf(
         engine={

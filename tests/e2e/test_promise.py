@@ -1,0 +1,121 @@
+"""The promise, on the real engine with real vLLM: build, verify, match, again under each change of place."""
+
+import os
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Recorded
+from tests.e2e.scratch import IMAGE, Scratch, docker
+
+pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
+
+
+def test_a_recorded_epoch_verifies_as_a_match_and_writes_its_reports(epoch: Recorded, tmp_path: Path) -> None:
+    json_file, xml_file = tmp_path / "report.json", tmp_path / "report.xml"
+    found = epoch.scratch.run(
+        "verify", epoch.reference, "--report", str(json_file), "--report", str(xml_file)
+    )
+    assert found.code == 0, found.out + found.err
+    assert found.out.startswith("match")
+    assert epoch.config in found.out
+    assert '"match"' in json_file.read_text()
+    assert ElementTree.parse(xml_file).getroot().get("failures") == "0"  # noqa: S314 - our own file
+
+
+def test_it_matches_again_in_a_new_process_with_the_network_cut(epoch: Recorded) -> None:
+    found = epoch.scratch.run("verify", epoch.tag, prefix=("unshare", "--net"))
+    assert found.code == 0, found.out + found.err
+    assert found.out.startswith("match")
+
+
+def test_the_image_is_found_by_its_digest_too(epoch: Recorded) -> None:
+    found = epoch.scratch.run("verify", epoch.config, "--set", "threads=1", "--json")
+    assert found.code == 11, found.err
+    assert found.json["comparison"]["reason"] == "class"
+
+
+def test_a_build_with_nothing_changed_takes_under_a_second_and_writes_nothing(epoch: Recorded) -> None:
+    before = epoch.scratch.recorded()
+    runs = [epoch.scratch.run("build", IMAGE, prefix=("unshare", "--net")) for _ in range(3)]
+    assert {run.code for run in runs} == {0}
+    assert "nothing changed since epoch 1" in runs[0].out
+    assert min(run.seconds for run in runs) < 1.0
+    assert epoch.scratch.recorded() == before
+
+
+def test_a_removed_image_is_an_error_with_the_fix_until_it_is_rebuilt_bit_for_bit(epoch: Recorded) -> None:
+    docker("image", "rm", "--force", epoch.reference)
+    missing = epoch.scratch.run("verify", epoch.tag)
+    assert missing.code == 5
+    assert "--rebuild" in missing.err
+    rebuilt = epoch.scratch.run("verify", epoch.tag, "--rebuild", prefix=("unshare", "--net"))
+    assert rebuilt.code == 0, rebuilt.out + rebuilt.err
+    assert "the same image, bit for bit" in rebuilt.err
+    assert rebuilt.out.startswith("match")
+
+
+def test_build_brings_a_missing_image_back_without_a_new_epoch(epoch: Recorded) -> None:
+    docker("image", "rm", "--force", epoch.reference)
+    before = epoch.scratch.recorded()
+    again = epoch.scratch.run("build", IMAGE, "--json")
+    assert again.code == 0, again.err
+    assert again.json[0]["did"] == "rebuilt"
+    assert again.json[0]["config"] == epoch.config
+    assert epoch.scratch.recorded() == before
+
+
+def test_a_build_without_cache_elsewhere_gives_the_same_image(epoch: Recorded, tmp_path: Path) -> None:
+    """Another folder with a space in its name, umask 077, another time zone, locale and commit."""
+    elsewhere = Scratch(tmp_path / "another place", epoch.scratch.store)
+    git = ["git", "-C", str(elsewhere.folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "another commit"]):
+        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    found = elsewhere.run(
+        "build",
+        IMAGE,
+        "--no-golden",
+        "--no-cache",
+        "--json",
+        umask=0o077,
+        environment={"TZ": "Asia/Kathmandu", "LC_ALL": "C", "LANG": "tr_TR.UTF-8"},
+    )
+    assert found.code == 0, found.err
+    docker("image", "rm", "--force", found.json[0]["reference"])
+    assert found.json[0]["config"] == epoch.config
+
+
+def test_the_next_build_makes_epoch_2_and_says_how_its_answers_compare(
+    epoch: Recorded, tmp_path: Path
+) -> None:
+    later = Scratch(tmp_path / "later", epoch.scratch.store)
+    subprocess.run(["cp", "-a", f"{epoch.scratch.folder}/.", str(later.folder)], check=True)
+    later.change_image("needs no GPU and no model hub", "reworded, so that the image has another label")
+    found = later.run("build", IMAGE)
+    assert found.code == 0, found.err
+    assert "recorded epoch 2" in found.out
+    assert "against epoch 1: the same answers" in found.out
+    checked = later.run("epochs", "check")
+    assert checked.code == 0
+    assert "2 epochs, chain ok" in checked.out
+    shown = later.run("epochs", "diff", "1", "2")
+    assert shown.code == 0, shown.err
+
+
+@pytest.mark.parametrize("command", ["doctor", "check", "fingerprint"])
+def test_the_reading_commands_work_on_this_machine(epoch: Recorded, command: str) -> None:
+    found = epoch.scratch.run(command, "--json")
+    assert found.code == 0, found.out + found.err
+    assert found.json
+
+
+def test_no_rights_are_left_in_the_image(epoch: Recorded) -> None:
+    assert docker("run", "--rm", "--network", "none", epoch.reference, "id", "-u") == "1000"
+    config = docker("image", "inspect", "--format", "{{json .Config.Env}}", epoch.reference)
+    assert os.environ.get("HOSTNAME", "no such host") not in config
+    compilers = docker(
+        "run", "--rm", "--network", "none", epoch.reference, "sh", "-c", "command -v gcc cc || true"
+    )
+    assert compilers == ""

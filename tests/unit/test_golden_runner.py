@@ -1,0 +1,138 @@
+"""What the runner does without vLLM; tests/e2e runs it in the image."""
+
+import base64
+import json
+import math
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from repro_image.core.golden import GoldenRequest, RunnerInput, RunnerOutput, pack_ids, unpack_floats
+from repro_image.runner import golden_runner
+
+
+@dataclass
+class Logprob:
+    logprob: float
+
+
+def entries(**logprobs: float) -> dict[int, Logprob]:
+    return {int(token[1:]): Logprob(value) for token, value in logprobs.items()}
+
+
+def test_alternatives_come_most_likely_first_and_ties_by_id() -> None:
+    assert golden_runner._top(entries(t9=-1.0, t7=-0.5, t3=-1.0), chosen=9, top_k=3) == [7, 3, 9]
+
+
+def test_a_chosen_token_beyond_the_alternatives_is_none_of_them() -> None:
+    assert golden_runner._top(entries(t9=-5.0, t7=-0.5, t3=-1.0), chosen=9, top_k=2) == [7, 3]
+
+
+def test_tokens_without_a_number_come_last() -> None:
+    assert golden_runner._top(entries(t1=math.nan, t2=-math.inf, t3=-1.0), chosen=3, top_k=3) == [3, 2, 1]
+
+
+def test_packed_numbers_are_little_endian_and_keep_every_bit() -> None:
+    assert base64.b64decode(golden_runner._packed("i", [1, -2])) == pack_ids([1, -2])
+    bits = [0x00000001, 0x80000000, 0x3F800001, 0xFF7FFFFF]
+    floats = [struct.unpack("<f", struct.pack("<I", value))[0] for value in bits]
+    packed = base64.b64decode(golden_runner._packed("f", [*floats, math.inf]))
+    assert packed == struct.pack("<4I", *bits) + struct.pack("<f", math.inf)
+    assert unpack_floats(packed)[:4] == tuple(floats)
+
+
+def test_only_variables_that_can_change_numbers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "VLLM_CPU_ATTN_SPLIT_KV": "0",
+        "PYTHONHASHSEED": "0",
+        "OMP_WAIT_POLICY": "passive",
+        "VLLM_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "VLLM_CACHE_ROOT": "/somewhere",
+        "VLLM_HOST_IP": "10.0.0.1",
+        "EDITOR": "ed",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = golden_runner._environment()
+    assert {"VLLM_CPU_ATTN_SPLIT_KV", "PYTHONHASHSEED", "OMP_WAIT_POLICY"} <= found.keys()
+    assert not {"VLLM_API_KEY", "HF_TOKEN", "VLLM_CACHE_ROOT", "VLLM_HOST_IP", "EDITOR"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "varies"),
+    [
+        ("instance_id", True),
+        ("model_config.model", True),
+        ("model_config.hf_token", True),
+        ("parallel_config.data_parallel_master_port", True),
+        ("parallel_config.rank", True),
+        ("cache_config.num_gpu_blocks", True),
+        ("model_config._architecture", True),
+        ("observability_config", True),
+        ("model_config.dtype", False),
+        ("cache_config.block_size", False),
+        ("scheduler_config.max_num_seqs", False),
+        ("model_config.seed", False),
+    ],
+)
+def test_settings_that_vary_between_runs_are_left_out(key: str, varies: bool) -> None:
+    assert bool(golden_runner._VARYING.fullmatch(key)) is varies
+
+
+def test_the_output_appears_in_one_step(tmp_path: Path) -> None:
+    golden_runner._write(tmp_path / "golden.json", {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["golden.json"]
+    assert json.loads((tmp_path / "golden.json").read_text()) == {"a": 1}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, golden_runner.__file__, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_request_of_another_format_is_refused_in_the_last_line(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"format": 2}')
+    result = run(str(tmp_path / "request.json"), "model", str(tmp_path / "golden.json"))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "golden run failed in phase request: ValueError: request of format 2; this runner reads format 1"
+    )
+    assert not (tmp_path / "golden.json").exists()
+
+
+def test_a_failing_import_is_told_in_the_last_line_after_progress(tmp_path: Path) -> None:
+    request = RunnerInput(
+        nonce="0" * 64, engine={}, request=GoldenRequest(suite="tiny", root_seed=1, lanes=())
+    )
+    (tmp_path / "request.json").write_bytes(msgspec.json.encode(request))
+    (tmp_path / "vllm.py").write_text("raise ImportError('libnuma.so.1 is missing\\nand more')")
+    result = subprocess.run(
+        [
+            sys.executable,
+            golden_runner.__file__,
+            str(tmp_path / "request.json"),
+            "m",
+            str(tmp_path / "out.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == 1
+    assert json.loads(lines[0]) == {"phase": "import", "done": 0, "total": 1}
+    assert lines[-1] == "golden run failed in phase import: ImportError: libnuma.so.1 is missing and more"
+
+
+def test_what_the_runner_writes_has_the_fields_that_the_host_reads() -> None:
+    """The runner cannot import the host's types, so its key names are compared with them here."""
+    source = Path(golden_runner.__file__).read_text()
+    assert all(f'"{field}"' in source for field in RunnerOutput.__struct_fields__)
