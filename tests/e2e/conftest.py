@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from repro_image.adapters.store import Store
-from tests.e2e.scratch import IMAGE, Run, Scratch, docker
+from tests.scratch import IMAGE, Run, Scratch, docker
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ import pytest
 
 from repro_image.adapters.store import Store, hash_file
 from tests.e2e.conftest import Recorded
-from tests.e2e.scratch import IMAGE, Scratch, containers, wait_until
+from tests.scratch import IMAGE, Scratch, containers, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 _GONE_S = 10.0

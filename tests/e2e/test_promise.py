@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Recorded
-from tests.e2e.scratch import IMAGE, Scratch, docker
+from tests.scratch import IMAGE, Scratch, docker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 

@@ -1,4 +1,4 @@
-"""A small project with everything that lock and fetch need, on this disk: no network, engine or mmdebstrap."""
+"""A small project with all that lock and fetch need, on this disk: no network, engine or mmdebstrap."""
 
 import importlib.metadata
 import json

@@ -9,7 +9,7 @@ from repro_image.core.canonical import canonical_digest, canonical_json, readabl
 from repro_image.core.lockfile import ModelFile
 from repro_image.core.reference import sha256_digest
 
-_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+_text = st.text(st.characters(codec="utf-8"), max_size=8)
 _plain = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), _text, st.floats(allow_nan=False, allow_infinity=False)

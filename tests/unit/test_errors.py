@@ -88,7 +88,8 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("ContainerTimeoutError", "command"): ["python3", "golden_runner.py"],
     ("BasePythonError", "found"): "3.12.1",
     ("BasePythonError", "wanted"): "3.11",
-    ("EngineTooOldError", "found"): "0.12.0",
+    ("EngineTooOldError", "found"): "25.0.3",
+    ("EngineTooOldError", "part"): "Docker Engine",
     ("ResolverOutputError", "line"): "Looking in indexes:",
     ("DiskTooSmallError", "path"): "/var/lib/docker",
 }

@@ -1,6 +1,6 @@
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_a_link_out_of_the_project_is_never_followed(project: Project, tmp_path:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "image.toml").write_text("secret")
-    places = {
+    places: dict[str, Callable[[], object]] = {
         "images/vllm-cpu/image.toml": lambda: project.image("vllm-cpu"),
         "images/vllm-cpu/Dockerfile.j2": lambda: project.templates("vllm-cpu"),
         "images/_macros/python.j2": lambda: project.templates("vllm-cpu"),

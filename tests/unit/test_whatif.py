@@ -1,6 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
+from repro_image.core.project import EngineValue
 from repro_image.core.whatif import WhatIf, changed_engine, changed_request, parse_what_if
 from repro_image.errors import WhatIfError
 from tests.unit.made_goldens import make_golden
@@ -84,6 +85,6 @@ def test_a_sampling_seed_changes_the_seeds_of_sampled_prompts_only() -> None:
 
 
 def test_a_change_replaces_recorded_engine_settings_and_keeps_the_others() -> None:
-    recorded = {"dtype": "bfloat16", "seed": 0}
+    recorded: dict[str, EngineValue] = {"dtype": "bfloat16", "seed": 0}
     assert changed_engine(recorded, parse_what_if(["dtype=float32"])) == {"dtype": "float32", "seed": 0}
     assert recorded == {"dtype": "bfloat16", "seed": 0}

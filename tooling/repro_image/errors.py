@@ -164,11 +164,23 @@ class EngineMissingError(WorldError):
 class EngineTooOldError(ConstraintError):
     def __init__(self, part: str, *, found: str, floor: str) -> None:
         super().__init__(
-            f"the {part} is not suitable: found {found}, needed {floor} or newer",
+            f"the {part} is too old: found {found}, needed {floor} or newer",
             where="docker info",
             fix="upgrade it; `repro-image doctor` lists everything that is needed",
         )
         self.part, self.found, self.floor = part, found, floor
+
+
+class ImageStoreError(ConstraintError):
+    """The engine's older image store packs layers anew, so an image would have no digest of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine does not use the containerd image store",
+            where="docker info: driver-type",
+            fix='put {"features": {"containerd-snapshotter": true}} into /etc/docker/daemon.json and restart '
+            "the engine; images of the older store are then not listed",
+        )
 
 
 class EngineCallError(WorldError):
@@ -557,7 +569,9 @@ class NoWheelError(WorldError):
     """No source has a wheel that fits. wanted: project and version."""
 
     def __init__(self, wanted: str, *, source: str, fix: str) -> None:
-        super().__init__(f"there is no wheel of {wanted} that the image can install", where=f"source {source}", fix=fix)
+        super().__init__(
+            f"there is no wheel of {wanted} that the image can install", where=f"source {source}", fix=fix
+        )
         self.wanted, self.source = wanted, source
 
 
@@ -602,13 +616,14 @@ class ResolverMissingError(ConstraintError):
 
 
 class ResolveError(WorldError):
-    """The resolver found no set of versions, or could not reach a source. output: its last lines, redacted."""
+    """The resolver found no versions, or could not reach a source. output: its last lines, redacted."""
 
     def __init__(self, resolver: str, *, status: int, output: str, requirements: str) -> None:
         super().__init__(
             f"{resolver} ended with {status}:\n{output}",
             where=requirements,
-            fix="change the requirements, or the pip configuration where a source is missing; the old lock is kept",
+            fix="change the requirements, or the pip configuration where a source is missing; "
+            "the old lock is kept",
         )
         self.resolver, self.status, self.output = resolver, status, output
 
@@ -677,8 +692,8 @@ class OtherRootError(ProjectError):
         super().__init__(
             f"the root made from the locked packages is {found}, the lock says {expected}",
             where=f"locks/{image}/debian.json: root",
-            fix="compare the versions of mmdebstrap and dpkg with the machine that locked; "
-            f"`repro-image lock {image} --upgrade` locks what this machine makes",
+            fix="use the repro-image, mmdebstrap and dpkg of the machine that locked; to lock what this one "
+            f"makes, remove the file and run `repro-image lock {image}`",
         )
         self.expected, self.found = expected, found
 

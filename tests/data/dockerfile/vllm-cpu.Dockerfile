@@ -13,7 +13,7 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=wheel-torch,target=/wheels \
     --mount=type=bind,from=locks,target=/locks \
     set -eu; \
-    /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
       --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
       --link-mode copy --compile-bytecode --requirements /locks/wheel-torch.txt; \
     rm -f /out/opt/env/.lock; \
@@ -26,7 +26,7 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-0,target=/wheels \
     --mount=type=bind,from=locks,target=/locks \
     set -eu; \
-    /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
       --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
       --link-mode copy --compile-bytecode --requirements /locks/bucket-0.txt; \
     rm -f /out/opt/env/.lock; \
@@ -39,7 +39,7 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-3,target=/wheels \
     --mount=type=bind,from=locks,target=/locks \
     set -eu; \
-    /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
       --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
       --link-mode copy --compile-bytecode --requirements /locks/bucket-3.txt; \
     rm -f /out/opt/env/.lock; \

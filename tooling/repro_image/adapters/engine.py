@@ -31,6 +31,7 @@ from repro_image.errors import (
     EngineCallError,
     EngineMissingError,
     EngineTooOldError,
+    ImageStoreError,
 )
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ class Engine:
         if engine is not None and engine < ENGINE_FLOOR:
             raise EngineTooOldError("Docker Engine", found=versions.engine, floor=str(ENGINE_FLOOR))
         if not versions.containerd_store:
-            raise EngineTooOldError(
-                "image store of the engine", found="overlay2 graph driver", floor="containerd image store"
-            )
+            raise ImageStoreError
         buildx = parse_version(versions.buildx or "")
         if versions.buildx is None or (buildx is not None and buildx < BUILDX_FLOOR):
             raise EngineTooOldError("docker buildx", found=versions.buildx or "none", floor=str(BUILDX_FLOOR))

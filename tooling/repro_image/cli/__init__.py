@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -51,18 +53,11 @@ class App:
     @cached_property
     def store(self) -> "Store":
         """--store, else the project's setting, else a folder below the user's cache folder."""
-        from platformdirs import user_cache_path
-
         from repro_image.adapters.store import Store
 
         if self._store is not None:
             return Store(self._store)
-        setting = self.project.settings.store
-        # Path.expanduser would raise where there is no home; this leaves the ~ as it is.
-        folder = Path(os.path.expanduser(setting)) if setting else user_cache_path("repro-image")  # noqa: PTH111
-        if str(folder).startswith("~"):
-            raise FolderError(str(folder), reason="this user has no home folder, and HOME is not set")
-        return Store(self.project.root / folder)
+        return Store(self.project.root / default_store(self.project.settings.store))
 
     @cached_property
     def engine(self) -> "Engine":
@@ -84,8 +79,46 @@ class App:
         return names or self.project.images()
 
 
+def default_store(setting: str | None = None) -> Path:
+    """Return the folder that ``setting`` names, else one below the user's cache folder.
+
+    Raises: FolderError for a user without a home.
+    """
+    from platformdirs import user_cache_path
+
+    try:
+        folder = Path(setting).expanduser() if setting else user_cache_path("repro-image")
+    except RuntimeError:
+        folder = Path("~")
+    if folder.parts[:1] == ("~",):  # what older releases of platformdirs leave as it is
+        reason = "this user has no home folder, and HOME is not set"
+        raise FolderError(setting or "~/.cache/repro-image", reason=reason)
+    return folder
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End with 0 when the reader of our output has seen enough (`| head`); click would end with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python would print a traceback when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when that command is called, not before."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _reader_may_leave():  # --help and --version print here
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -141,7 +174,8 @@ def main() -> None:
         group.main(prog_name="repro-image", standalone_mode=False)
     except ReproImageError as error:
         told = "\n".join(printable(line) for line in str(error).split("\n"))
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True)
+        colour = False if os.environ.get("NO_COLOR") else None  # None: where stderr is a terminal
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True, color=colour)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
@@ -154,10 +188,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
-        # The reader of our output has seen enough (`| head`); click makes that an exit with 1. Python would
-        # print a traceback when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from repro_image.cli import App, print_json
+from repro_image.cli import App, default_store, print_json
 from repro_image.errors import NoProjectError, WorldError
 
 
@@ -43,6 +43,4 @@ def _store_folder(app: App) -> Path:
     try:
         return app.store.root
     except NoProjectError:
-        from platformdirs import user_cache_path
-
-        return user_cache_path("repro-image")
+        return default_store()

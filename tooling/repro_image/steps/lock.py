@@ -185,20 +185,17 @@ def _lock_debian(job: _Job, old: DebianLock | None) -> DebianLock:
     with job.store.workspace() as folder:
         resolved = resolve_debs(job.image.base, settings=job.project.settings, workspace=folder)
     job.reporter.line(f"resolved {len(resolved.packages)} Debian packages")
-    if old is not None and old.inputs == inputs and old.packages == resolved.packages:
-        return old  # a newer Release file alone is no reason for a new root
+    moment = resolved.source_date_epoch
+    if old is not None and old.packages == resolved.packages:
+        moment = old.source_date_epoch  # a newer Release file alone is no reason for a new root
     _fetch_debs(job, resolved.packages)
     root = make_root_in(
-        job.store,
-        resolved.packages,
-        job.image.base,
-        source_date_epoch=resolved.source_date_epoch,
-        reporter=job.reporter,
+        job.store, resolved.packages, job.image.base, source_date_epoch=moment, reporter=job.reporter
     )
     return DebianLock(
         inputs=inputs,
         suite=job.image.base.suite,
-        source_date_epoch=resolved.source_date_epoch,
+        source_date_epoch=moment,
         root=root,
         packages=resolved.packages,
     )

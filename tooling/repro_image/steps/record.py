@@ -102,9 +102,7 @@ def ask_twice(asking: Asking, *, engine: Engine, store: Store, reporter: Reporte
     Raises: UnstableGoldenError; nothing may be recorded then.
     """
     first = ask(asking, engine=engine, store=store, reporter=reporter)
-    reporter.line(
-        f"golden run 1 of 2: {first.golden.token_count} tokens in {first.total_s:.1f} s"
-    )
+    reporter.line(f"golden run 1 of 2: {first.golden.token_count} tokens in {first.total_s:.1f} s")
     again = ask(_fed(asking, first.golden), engine=engine, store=store, reporter=reporter, fed=first.golden)
     comparison = compare_repeat(first.golden, again.golden)
     if comparison.verdict is not Verdict.MATCH:

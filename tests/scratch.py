@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).parent / "repro-image"
 IMAGE = "vllm-cpu"
 
