@@ -26,11 +26,11 @@ lint:  ## Format, lint, types.
 .PHONY: unit
 unit:  ## The tests that need no engine: seconds.
 	@.ci/setup
-	$(PYTEST) tests/unit -n 2 -q
+	$(PYTEST) tests/unit -n 2 -q --timeout 120
 
 .PHONY: test
 test: setup lint  ## Everything that runs without a GPU, real engine and real vLLM included.
-	$(PYTEST) tests/unit -n 2 -q
+	$(PYTEST) tests/unit -n 2 -q --timeout 120
 	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large'
 
 .PHONY: dev-lock

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from repro_image.adapters.model_folder import model_folder_digest
+from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.core.canonical import canonical_digest
 from repro_image.core.lockfile import ModelFile
 from repro_image.core.reference import sha256_digest
@@ -90,3 +90,20 @@ def test_a_setting_that_asks_for_code_or_is_no_json_is_refused(model: Path, text
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path).reason == "there is no config.json"
+
+
+def test_a_private_folder_is_laid_out_so_that_a_container_can_read_it(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    (private / "sub").mkdir(parents=True)
+    (private / "config.json").write_text("{}")
+    (private / "sub" / "weights.safetensors").write_bytes(b"w")
+    for path in (private / "config.json", private / "sub", private):
+        path.chmod(0o700)
+    laid_out = lay_out_copy(private, tmp_path / "copy")
+    assert {path.relative_to(laid_out).as_posix() for path in laid_out.rglob("*")} == {
+        "config.json",
+        "sub",
+        "sub/weights.safetensors",
+    }
+    assert all(path.stat().st_mode & 0o005 for path in (laid_out, *laid_out.rglob("*")))
+    assert model_folder_digest(laid_out) == model_folder_digest(private)

@@ -51,7 +51,7 @@ def ended(process: subprocess.Popen[str], *, within_s: float) -> tuple[int, floa
         process.wait(within_s)
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=10)
     return process.returncode, time.monotonic() - started
 
 
@@ -134,8 +134,9 @@ def test_a_deaf_command_is_killed_after_a_signal_too() -> None:
 
 def test_other_signals_are_passed_on_and_end_nothing() -> None:
     process = start(
-        "import signal; signal.signal(10, lambda *_: print('got it', flush=True));"
-        "print('ready', flush=True); signal.pause(); raise SystemExit(4)"
+        # The handler itself exits: a signal that came just before pause() would be waited for for ever.
+        "import signal, sys; signal.signal(10, lambda *_: (print('got it', flush=True), sys.exit(4)));"
+        "print('ready', flush=True); signal.pause()"
     )
     wait_until_ready(process)
     process.send_signal(signal.SIGUSR1)

@@ -88,3 +88,10 @@ def test_a_change_replaces_recorded_engine_settings_and_keeps_the_others() -> No
     recorded: dict[str, EngineValue] = {"dtype": "bfloat16", "seed": 0}
     assert changed_engine(recorded, parse_what_if(["dtype=float32"])) == {"dtype": "float32", "seed": 0}
     assert recorded == {"dtype": "bfloat16", "seed": 0}
+
+
+def test_a_variable_named_like_a_credential_is_refused_and_its_value_is_not_repeated() -> None:
+    with pytest.raises(WhatIfError) as caught:
+        parse_what_if(["env.HF_TOKEN=abcdef"])
+    assert caught.value.exit_code == 2
+    assert "abcdef" not in str(caught.value)

@@ -1,6 +1,7 @@
 """A model folder that the user names: looked at before anything of it runs, and hashed."""
 
 import json
+import shutil
 from pathlib import Path
 
 from repro_image.adapters.store import hash_file
@@ -28,6 +29,32 @@ def model_folder_digest(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         _refuse_code(path)
     return canonical_digest(tuple(files))
+
+
+def lay_out_copy(folder: Path, target: Path) -> Path:
+    """Return ``target``, a copy of the folder that a container's user can read, whatever its own modes.
+
+    Files that everybody may read are linked where the file system allows it, so large weights are not copied.
+    """
+    target.mkdir(mode=0o755)
+    for path in sorted(folder.rglob("*")):
+        place = target / path.relative_to(folder)
+        if path.is_dir():
+            place.mkdir(mode=0o755)
+        elif path.stat().st_mode & 0o004 == 0 or not _is_linked(path, place):
+            shutil.copyfile(path, place)
+            place.chmod(0o644)
+    for path in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        path.chmod(0o755)  # whatever the umask was
+    return target
+
+
+def _is_linked(path: Path, place: Path) -> bool:
+    try:
+        place.hardlink_to(path)
+    except OSError:  # another file system, or one without links
+        return False
+    return True
 
 
 def _refuse_code(path: Path) -> None:

@@ -29,7 +29,7 @@ Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[^\s@]+\Z"
 EngineValue: TypeAlias = bool | int | float | str
 
 # Names that end like a credential: their values would end up in a layer, a label or a log.
-_SECRET_NAME = re.compile(r".*_(?:TOKEN|SECRET|KEY|PASSWORD|CREDENTIALS?)")
+SECRET_NAME = re.compile(r".*_(?:TOKEN|SECRET|KEY|PASSWORD|CREDENTIALS?)")
 
 
 class DebianBase(
@@ -144,7 +144,7 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
         )
     spec = _decode(text, ImageSpec, path=path)
     for name in spec.golden.environment:
-        if _SECRET_NAME.fullmatch(name):
+        if SECRET_NAME.fullmatch(name):
             raise InvalidFileError(
                 f"$.golden.environment.{name} is named like a credential, and image variables are public",
                 path=path,

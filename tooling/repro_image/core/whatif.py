@@ -9,7 +9,7 @@ import msgspec
 
 from repro_image.core.derive import derive63
 from repro_image.core.golden import GoldenRequest
-from repro_image.core.project import EngineValue
+from repro_image.core.project import SECRET_NAME, EngineValue
 from repro_image.errors import WhatIfError
 
 _ENGINE_KEY = re.compile(r"[a-z][a-z0-9_]*")
@@ -48,6 +48,8 @@ def parse_what_if(settings: Sequence[str]) -> WhatIf:
             if not re.fullmatch(r"[0-9]{1,18}", value) or (key == "threads" and int(value) == 0):
                 raise WhatIfError(setting, reason=f"{key} must be a whole number")
             numbers[key] = int(value)
+        elif variable and SECRET_NAME.fullmatch(variable.group(1)):
+            raise WhatIfError(key, reason="it is named like a credential, and settings stand in every report")
         elif variable:
             environment[variable.group(1)] = value
         elif _ENGINE_KEY.fullmatch(key):

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from repro_image import __version__
 from repro_image.adapters.buildx import BuiltImage, build_image
 from repro_image.adapters.contexts import lay_out_contexts
@@ -88,7 +90,7 @@ def build(
         )
     require_fresh_locks(project, name)
     engine.require_suitable()
-    host = read_host()
+    host = known_host(engine)
     require_constraints(plan, host)
     if with_golden and not is_unchanged:
         require_cores(plan.image.golden.threads)
@@ -111,6 +113,12 @@ def is_at_hand(epoch: Epoch, engine: Engine) -> bool:
     """Return whether the epoch's tag names the epoch's image in the local store."""
     found = engine.image(_reference(epoch))
     return found is not None and found.id in {manifest.digest for manifest in epoch.image.manifests}
+
+
+def known_host(engine: Engine) -> Host:
+    """Return this machine with the versions of its engine, which are noted and decide nothing."""
+    versions = engine.versions
+    return msgspec.structs.replace(read_host(), engine=versions.engine, buildx=versions.buildx)
 
 
 def _reference(epoch: Epoch) -> str:

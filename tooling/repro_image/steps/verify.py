@@ -9,9 +9,9 @@ from repro_image import __version__
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
-from repro_image.adapters.host import read_host, whole_cores
+from repro_image.adapters.host import whole_cores
 from repro_image.adapters.ledger_files import Ledger
-from repro_image.adapters.model_folder import model_folder_digest
+from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.adapters.store import Store
 from repro_image.core.comparison import (
     Comparison,
@@ -36,7 +36,7 @@ from repro_image.errors import (
     OtherInputsError,
     UnknownEpochError,
 )
-from repro_image.steps.build import make_image, timestamp
+from repro_image.steps.build import known_host, make_image, timestamp
 from repro_image.steps.plan import plan_image
 from repro_image.steps.record import (
     Answer,
@@ -111,7 +111,7 @@ def verify(
     if isinstance(image, Comparison):
         return _without_run(stored, name, image, found=image.images.found if image.images else "")
     reporter.line(f"{name} is {epoch.image.config}")
-    host = read_host()
+    host = known_host(engine)
     threads = what_if.threads or epoch.first_class.fingerprint.numeric_class.threads
     wanted = cpu_class(host, threads=threads)
     entry = choose_entry(stored.goldens, wanted)
@@ -244,7 +244,8 @@ def _asking(
             raise OtherInputsError(name, parts=("model",), revision=stored.epoch.source.get("revision"))
         model_folder, model_digest = laid_out_model(adapters.store, lock, folder), lock.digest
     else:
-        model_folder, model_digest = model, model_folder_digest(model)
+        model_digest = model_folder_digest(model)
+        model_folder = lay_out_copy(model, folder / "model")
     return Asking(
         image=image,
         config=stored.epoch.image.config,
