@@ -220,7 +220,7 @@ class Supply:
             )
         self.asked.append("resolve")
         for mount in mounts:
-            if mount.target == "/repro/work":
+            if mount.target == "/repro/scratch":
                 files = [path for path in mount.source.iterdir() if path.is_file()]
                 self.resolver_files = {path.name: path.read_text() for path in files}
                 text = "".join(f"{name}=={version}\n" for name, version in self.pins.items())

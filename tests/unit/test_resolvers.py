@@ -62,7 +62,7 @@ class FakeEngine:
             network,
         )
         for mount in mounts:
-            if mount.target == "/repro/work":
+            if mount.target == "/repro/scratch":
                 self.files = {
                     path.name: path.read_text() for path in mount.source.iterdir() if path.is_file()
                 }
@@ -128,7 +128,7 @@ def test_uv_never_mixes_indexes(tmp_path: Path) -> None:
         {"url": "https://extra.example/simple"},
         {"url": "https://me:secret@main.example/simple", "default": True},
     ]
-    assert configuration["find-links"] == ["/opt/links", "file:///repro/work/links.html"]
+    assert configuration["find-links"] == ["/opt/links", "file:///repro/scratch/links.html"]
     assert "--only-binary=:all:" in engine.command
     assert engine.files["excluded.txt"] == "heavy\n"
 
@@ -146,7 +146,7 @@ def test_wheels_of_a_named_index_are_given_as_find_links(tmp_path: Path) -> None
     engine = FakeEngine("thing==1.0\n")
     request = msgspec.structs.replace(REQUEST, links="<a href='x'>x</a>")
     PipTools(engine, SETTINGS).resolve("root", request, workspace=tmp_path)
-    assert "/repro/work/links.html" in engine.files["pip.conf"]
+    assert "/repro/scratch/links.html" in engine.files["pip.conf"]
     assert engine.files["links.html"] == "<a href='x'>x</a>"
 
 
@@ -160,8 +160,8 @@ def test_only_the_tools_and_what_pip_names_are_mounted(tmp_path: Path) -> None:
     PipTools(engine, settings).resolve("root", REQUEST, workspace=work)
     targets = {mount.target for mount in engine.mounts}
     tools = {"pip", "piptools", "click", "build", "pyproject_hooks", "packaging"}
-    assert targets == {str(constraints), "/repro/work", *(f"/repro/tools/{tool}" for tool in tools)}
-    assert [mount.target for mount in engine.mounts if not mount.read_only] == ["/repro/work"]
+    assert targets == {str(constraints), "/repro/scratch", *(f"/repro/tools/{tool}" for tool in tools)}
+    assert [mount.target for mount in engine.mounts if not mount.read_only] == ["/repro/scratch"]
 
 
 def test_a_crash_shows_the_last_lines_without_credentials(tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ import msgspec
 
 from repro_image.errors import PipConfigurationError
 
-DEFAULT_INDEX = "https://pypi.org/simple"
-
 # Later ones win: pip reads [global], then the command's own section, then the environment.
 _SECTIONS = ("global", "install", ":env:")
 # Options that decide where packages come from or which are seen; the rest of a pip.conf is about installing.
@@ -49,7 +47,7 @@ class PipSettings(msgspec.Struct, frozen=True, kw_only=True):
     options:     further options that change what is seen, such as ``pre``.
     """
 
-    index_url: str | None = DEFAULT_INDEX
+    index_url: str | None = None
     extra_index_urls: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
     ca: str | None = None
@@ -143,10 +141,17 @@ def read_pip_settings(*, ca: str | None = None, environment: Mapping[str, str] |
     return parse_pip_settings(run.stdout, ca=ca, environment=environment)
 
 
+def default_index() -> str:
+    """Return the index that pip asks where nothing is configured; pip alone knows its address."""
+    from pip._internal.models.index import PyPI
+
+    return str(PyPI.simple_url).rstrip("/")
+
+
 def parse_pip_settings(listing: str, *, ca: str | None, environment: Mapping[str, str]) -> PipSettings:
     """Return the settings that the output of ``pip config list`` holds."""
     values = _merged(listing)
-    index = values.get("index-url", DEFAULT_INDEX)
+    index = values.get("index-url") or default_index()
     cert = values.get("cert") or next(
         (environment[name] for name in _CA_VARIABLES if environment.get(name)), None
     )

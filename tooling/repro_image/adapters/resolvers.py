@@ -23,7 +23,7 @@ from repro_image.errors import ResolveError, ResolverMissingError
 
 # Pure Python, so that the root needs nothing but an interpreter.
 _PIP_TOOLS = ("pip", "piptools", "click", "build", "pyproject_hooks", "packaging")
-_TOOLS, _WORK = "/repro/tools", "/repro/work"
+_TOOLS, _WORK = "/repro/tools", "/repro/scratch"
 _TEMPORARY = f"{_WORK}/temporary"
 _INTERPRETER = """
 import json, platform, packaging.tags
