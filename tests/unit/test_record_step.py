@@ -1,0 +1,106 @@
+"""Recording: asked twice, the second time with what the first answered; a disagreement is never recorded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro_image.adapters.container import GoldenRun
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.store import Store
+from repro_image.core.golden import Golden, Inside, RunnerOutput, unpack_ids
+from repro_image.errors import UnstableGoldenError
+from repro_image.steps import record
+from repro_image.steps.record import Asking, ask_twice
+from tests.unit.made_goldens import change, make_golden, other_bits
+from tests.unit.made_locks import make_host
+
+INSIDE = Inside(
+    python="3.11.2",
+    libc="glibc 2.36",
+    packages={},
+    capability="AVX512",
+    threads=2,
+    cpus=2,
+    engine={},
+    environment={},
+)
+
+
+class Quiet:
+    def line(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
+
+
+def asking(golden: Golden) -> Asking:
+    return Asking(
+        image="sha256:" + "1" * 64,
+        config="sha256:" + "2" * 64,
+        model=Path("/model"),
+        model_digest="sha256:" + "3" * 64,
+        engine={"dtype": "bfloat16"},
+        environment={},
+        request=golden.request,
+        threads=2,
+        cpuset="0,1",
+        memory_gib=1,
+        timeout_s=60,
+        host=make_host(),
+    )
+
+
+def output(golden: Golden) -> RunnerOutput:
+    return RunnerOutput(
+        nonce="0" * 64,
+        completions=golden.completions,
+        vocabulary=golden.vocabulary,
+        weights=golden.weights,
+        canaries=golden.canaries,
+        inside=INSIDE,
+        seconds={"load": 1.5, "greedy": 2.5},
+    )
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[GoldenRun]]:
+    """Let the golden runs answer what the test says, one after the other; returns what was asked."""
+
+    def install(*goldens: Golden) -> list[GoldenRun]:
+        asked: list[GoldenRun] = []
+
+        def run_golden(run: GoldenRun, **_: object) -> RunnerOutput:
+            asked.append(run)
+            return output(goldens[len(asked) - 1])
+
+        monkeypatch.setattr(record, "run_golden", run_golden)
+        return asked
+
+    return install
+
+
+def test_two_equal_answers_are_the_golden_and_the_second_run_was_fed_the_first(
+    answers: Callable[..., list[GoldenRun]], tmp_path: Path
+) -> None:
+    golden = make_golden()
+    asked = answers(golden, golden)
+    answer = ask_twice(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=Quiet())
+    assert answer.golden == golden
+    assert answer.total_s == 4.0
+    first, second = asked
+    assert all(prompt.token_ids is None for prompt in first.request.lanes[0].prompts)
+    assert [prompt.token_ids for prompt in second.request.lanes[0].prompts] == [
+        unpack_ids(completion.prompt_ids) for completion in golden.completions[:3]
+    ]
+    assert second.continuations["greedy/0"] == unpack_ids(golden.completions[0].output_ids)
+
+
+def test_one_different_bit_in_the_second_container_refuses_the_record(
+    answers: Callable[..., list[GoldenRun]], tmp_path: Path
+) -> None:
+    golden = make_golden()
+    answers(golden, change(golden, {"greedy/1": other_bits(3)}))
+    with pytest.raises(UnstableGoldenError) as caught:
+        ask_twice(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=Quiet())
+    assert caught.value.exit_code == 10
+    assert "nothing was recorded" in str(caught.value)
