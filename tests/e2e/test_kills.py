@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,23 +61,21 @@ def test_an_interrupted_golden_run_ends_within_10_s(
     assert changed.recorded() == before
 
 
-def _is_building(pid: int) -> Callable[[], bool]:
-    def condition() -> bool:
-        listed = subprocess.run(["pgrep", "-P", str(pid), "-f", "buildx"], capture_output=True, check=False)
-        return listed.returncode == 0
-
-    return condition
+def builder_of(pid: int) -> int | None:
+    """Return the process that ``pid`` builds with, or None; `docker buildx version` is no build."""
+    command = ["pgrep", "-P", str(pid), "-f", "buildx build"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return int(listed[0]) if listed else None
 
 
 def test_a_killed_build_leaves_no_builder_process_and_no_epoch(changed: Scratch) -> None:
     before = changed.recorded()
     process = changed.start("build", IMAGE, "--no-cache")
-    assert wait_until(_is_building(process.pid), seconds=120), "no build began"
-    builder = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "buildx"], capture_output=True, text=True, check=True
-    ).stdout.split()[0]
+    assert wait_until(lambda: builder_of(process.pid), seconds=120), "no build began"
+    builder = builder_of(process.pid)
     time.sleep(3)
     end_with(process, signal.SIGKILL)
+    assert builder is not None
     assert wait_until(lambda: not Path(f"/proc/{builder}").exists(), seconds=_GONE_S)
     assert containers() == []
     assert changed.recorded() == before
