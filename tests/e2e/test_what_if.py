@@ -103,9 +103,8 @@ def smoke(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded
     """The same image with an epoch of suite smoke, whose prompts are long enough to be cached."""
     scratch = Scratch(tmp_path_factory.mktemp("smoke"), epoch.scratch.store)
     settings = scratch.folder / "pyproject.toml"
-    settings.write_text(
-        settings.read_text().replace('repository = "repro-image"', 'repository = "repro-image-test/smoke"')
-    )
+    text = settings.read_text()
+    settings.write_text(text.replace('repository = "repro-image"', 'repository = "repro-image-test"'))
     build = scratch.run("build", IMAGE, "--json")
     assert build.code == 0, build.err
     assert build.seconds < 300, "recording a smoke epoch has a budget of five minutes"
