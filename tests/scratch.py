@@ -31,13 +31,18 @@ class Run:
 
 
 class Scratch:
-    """One project folder. store: shared by all of them, so that wheels are fetched once."""
+    """One project folder. store: shared by all of them, so that wheels are fetched once.
+
+    source: the project that is copied: this repository, unless its locks had to be made anew.
+    """
+
+    source = REPOSITORY
 
     def __init__(self, folder: Path, store: Path) -> None:
         self.folder, self.store = folder, store
         for name in ("images", "requirements", "locks"):
             shutil.copytree(
-                REPOSITORY / name,
+                self.source / name,
                 folder / name,
                 ignore=shutil.ignore_patterns("epochs", "goldens"),
                 dirs_exist_ok=True,
