@@ -9,6 +9,7 @@ from repro_image.core.golden import (
     Completion,
     Golden,
     GoldenRequest,
+    Inside,
     Lane,
     Prompt,
     Sampling,
@@ -18,6 +19,16 @@ from repro_image.core.golden import (
     unpack_ids,
 )
 
+INSIDE = Inside(
+    python="3.11.2",
+    libc="glibc 2.36",
+    packages={},
+    capability="AVX512",
+    threads=2,
+    cpus=2,
+    engine={},
+    environment={},
+)
 TOP_K = 2
 TOKENS = 8
 

@@ -14,21 +14,11 @@ import pytest
 from repro_image.adapters import container
 from repro_image.adapters.container import GoldenRun, run_golden
 from repro_image.adapters.engine import Engine, Mount, ToolResult
-from repro_image.core.golden import Inside, RunnerInput, RunnerOutput
+from repro_image.core.golden import RunnerInput, RunnerOutput
 from repro_image.errors import ForeignOutputError, GoldenRunError, ReproImageError
-from tests.unit.made_goldens import make_golden
+from tests.unit.made_goldens import INSIDE, make_golden
 
 GOLDEN = make_golden()
-INSIDE = Inside(
-    python="3.11.2",
-    libc="2.36",
-    packages={},
-    capability="AVX512",
-    threads=2,
-    cpus=2,
-    engine={},
-    environment={},
-)
 
 
 def good_answer(asked: RunnerInput) -> bytes:

@@ -8,23 +8,12 @@ import pytest
 from repro_image.adapters.container import GoldenRun
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.store import Store
-from repro_image.core.golden import Golden, Inside, RunnerOutput, unpack_ids
+from repro_image.core.golden import Golden, RunnerOutput, unpack_ids
 from repro_image.errors import UnstableGoldenError
 from repro_image.steps import record
 from repro_image.steps.record import Asking, ask_twice
-from tests.unit.made_goldens import change, make_golden, other_bits
+from tests.unit.made_goldens import INSIDE, change, make_golden, other_bits
 from tests.unit.made_locks import make_host
-
-INSIDE = Inside(
-    python="3.11.2",
-    libc="glibc 2.36",
-    packages={},
-    capability="AVX512",
-    threads=2,
-    cpus=2,
-    engine={},
-    environment={},
-)
 
 
 class Quiet:

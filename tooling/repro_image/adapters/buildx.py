@@ -44,7 +44,6 @@ class Step:
     error: str = ""
     is_started: bool = False
     is_done: bool = False
-    is_cached: bool = False
 
 
 def build_image(

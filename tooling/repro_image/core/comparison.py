@@ -154,11 +154,6 @@ def moved_tag(expected: str, found: str) -> Comparison:
     )
 
 
-def unstable(detail: str) -> Comparison:
-    """Return the verdict where runs of one image disagree; ``detail`` is one sentence."""
-    return Comparison(verdict=Verdict.MISMATCH, reason=Reason.UNSTABLE, detail=detail)
-
-
 def _told(tables: Tables, verdict: Verdict, reason: Reason | None, detail: str) -> Comparison:
     return Comparison(
         verdict=verdict,

@@ -99,7 +99,10 @@ def build(
         project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache or is_unchanged
     )
     if is_unchanged and latest is not None:
-        return _restore(plan, latest, built, engine=engine)
+        restore_tag(plan, latest.epoch, built, engine=engine)
+        return BuildOutcome(
+            did="rebuilt", reference=_reference(latest.epoch), config=built.config, epoch=latest
+        )
     if not with_golden:
         return BuildOutcome(
             did="built", reference=f"{plan.repository}:{plan.build_tag}", config=built.config, epoch=None
@@ -178,14 +181,12 @@ def require_cores(threads: int) -> str:
     return cpuset
 
 
-def _restore(plan: Plan, latest: StoredEpoch, built: BuiltImage, *, engine: Engine) -> BuildOutcome:
-    """Give the rebuilt image its epoch's tag back, provided it is the epoch's image."""
-    epoch = latest.epoch
+def restore_tag(plan: Plan, epoch: Epoch, built: BuiltImage, *, engine: Engine) -> None:
+    """Give the rebuilt image its epoch's tag back. Raises: OtherImageError unless it is the epoch's image."""
     if built.config != epoch.image.config:
         raise OtherImageError(_reference(epoch), expected=epoch.image.config, found=built.config)
     engine.tag(built.manifest, epoch.repository, epoch.tag)
     engine.untag(f"{plan.repository}:{plan.build_tag}")
-    return BuildOutcome(did="rebuilt", reference=_reference(epoch), config=built.config, epoch=latest)
 
 
 def _record(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from repro_image.adapters.files import Project
-from repro_image.core.constraints import Finding, Level, check_constraints
+from repro_image.core.constraints import Finding, check_constraints
 from repro_image.core.fingerprint import Host
 from repro_image.errors import MissingLockError
 
@@ -15,10 +15,6 @@ class CheckedImage(msgspec.Struct, frozen=True, kw_only=True):
 
     image: str
     findings: tuple[Finding, ...]
-
-    @property
-    def is_broken(self) -> bool:
-        return any(finding.level is Level.ERROR for finding in self.findings)
 
 
 def check_images(

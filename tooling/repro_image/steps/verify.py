@@ -32,11 +32,10 @@ from repro_image.core.whatif import WhatIf, changed_engine, changed_request
 from repro_image.errors import (
     BrokenConstraintsError,
     ImageMissingError,
-    OtherImageError,
     OtherInputsError,
     UnknownEpochError,
 )
-from repro_image.steps.build import known_host, make_image, timestamp
+from repro_image.steps.build import known_host, make_image, restore_tag, timestamp
 from repro_image.steps.plan import plan_image
 from repro_image.steps.record import (
     Answer,
@@ -213,10 +212,7 @@ def _rebuild(stored: StoredEpoch, adapters: _Adapters) -> None:
         reporter=adapters.reporter,
         use_cache=True,
     )
-    if built.config != epoch.image.config:
-        raise OtherImageError(name, expected=epoch.image.config, found=built.config)
-    adapters.engine.tag(built.manifest, epoch.repository, epoch.tag)
-    adapters.engine.untag(f"{plan.repository}:{plan.build_tag}")
+    restore_tag(plan, epoch, built, engine=adapters.engine)
     adapters.reporter.line("rebuilt from the locks: the same image, bit for bit")
 
 
