@@ -16,6 +16,7 @@ def model(tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "config.json").write_text('{"architectures": []}')
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "sub/a.txt").write_text("x")
     return folder
 
@@ -34,6 +35,7 @@ def test_the_digest_is_made_as_the_model_locks(model: Path) -> None:
             ("config.json", b'{"architectures": []}'),
             ("model.safetensors", b"weights"),
             ("sub/a.txt", b"x"),
+            ("tokenizer.json", b"{}"),
         )
     )
     assert model_folder_digest(model) == canonical_digest(files)
@@ -88,8 +90,28 @@ def test_a_setting_that_asks_for_code_or_is_no_json_is_refused(model: Path, text
     assert error.reason.startswith(reason)
 
 
-def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path).reason == "there is no config.json"
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("config.json", "there is no config.json"),
+        ("model.safetensors", "there are no weights in safetensors"),
+        ("tokenizer.json", "there is no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused(model: Path, name: str, reason: str) -> None:
+    (model / name).unlink()
+    error = refused(model)
+    assert (error.path, error.reason) == (str(model), reason)
+
+
+def test_a_folder_that_lacks_a_weight_of_its_index_is_refused(model: Path) -> None:
+    index = model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}')
+    error = refused(model)
+    assert (error.path, error.reason) == (
+        str(index),
+        "it names files that are not there: model-2.safetensors",
+    )
 
 
 def test_a_private_folder_is_laid_out_so_that_a_container_can_read_it(tmp_path: Path) -> None:
@@ -97,11 +119,15 @@ def test_a_private_folder_is_laid_out_so_that_a_container_can_read_it(tmp_path: 
     (private / "sub").mkdir(parents=True)
     (private / "config.json").write_text("{}")
     (private / "sub" / "weights.safetensors").write_bytes(b"w")
+    (private / "model.safetensors").write_bytes(b"w")
+    (private / "tokenizer.json").write_text("{}")
     for path in (private / "config.json", private / "sub", private):
         path.chmod(0o700)
     laid_out = lay_out_copy(private, tmp_path / "copy")
     assert {path.relative_to(laid_out).as_posix() for path in laid_out.rglob("*")} == {
         "config.json",
+        "model.safetensors",
+        "tokenizer.json",
         "sub",
         "sub/weights.safetensors",
     }
