@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from repro_image.adapters.store import Store
+from tests.composite import Runner
 
 # Seconds say more of what else the machine does than of this code; the examples themselves stay random.
 settings.register_profile(
@@ -20,3 +21,10 @@ def store() -> Store:
     """A store that outlives the session, so that wheels and debs are downloaded once a machine."""
     folder = os.environ.get("REPRO_IMAGE_TEST_STORE")
     return Store(Path(folder) if folder else Path.home() / ".cache/repro-image-test")
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Runner:
+    """Somebody's own machine that runs the composite action; its first call installs the tool."""
+    environment = {"RUNNER_ENVIRONMENT": "self-hosted", "REPRO_IMAGE_STORE": str(store.root)}
+    return Runner(tmp_path_factory.mktemp("runner"), environment)

@@ -34,12 +34,13 @@ class Scratch:
     """One project folder. store: shared by all of them, so that wheels are fetched once.
 
     source: the project that is copied: this repository, unless its locks had to be made anew.
+    image:  the image that a test is about.
     """
 
     source = REPOSITORY
 
-    def __init__(self, folder: Path, store: Path) -> None:
-        self.folder, self.store = folder, store
+    def __init__(self, folder: Path, store: Path, image: str = IMAGE) -> None:
+        self.folder, self.store, self.image = folder, store, image
         for name in ("images", "requirements", "locks"):
             shutil.copytree(
                 self.source / name,
@@ -51,11 +52,11 @@ class Scratch:
 
     @property
     def locks(self) -> Path:
-        return self.folder / "locks" / IMAGE
+        return self.folder / "locks" / self.image
 
     @property
     def image_toml(self) -> Path:
-        return self.folder / "images" / IMAGE / "image.toml"
+        return self.folder / "images" / self.image / "image.toml"
 
     def change_image(self, old: str, new: str) -> None:
         text = self.image_toml.read_text()

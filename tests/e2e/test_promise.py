@@ -104,9 +104,9 @@ def test_the_next_build_makes_epoch_2_and_says_how_its_answers_compare(
     assert shown.code == 0, shown.err
 
 
-@pytest.mark.parametrize("command", ["doctor", "check", "fingerprint"])
-def test_the_reading_commands_work_on_this_machine(epoch: Recorded, command: str) -> None:
-    found = epoch.scratch.run(command, "--json")
+@pytest.mark.parametrize("command", [["doctor"], ["check", IMAGE], ["fingerprint"]])
+def test_the_reading_commands_work_on_this_machine(epoch: Recorded, command: list[str]) -> None:
+    found = epoch.scratch.run(*command, "--json")
     assert found.code == 0, found.out + found.err
     assert found.json
 

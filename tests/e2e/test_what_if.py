@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from repro_image.adapters.engine import ROOT_REPOSITORY
 from repro_image.adapters.store import Store
 from tests.e2e.conftest import Recorded
 from tests.scratch import IMAGE, Scratch, docker
@@ -59,7 +60,7 @@ def test_another_thread_count_is_not_comparable_and_the_field_is_named(epoch: Re
 
 def test_a_retagged_image_is_a_mismatch_with_both_digests(epoch: Recorded) -> None:
     manifest = docker("image", "inspect", "--format", "{{.Id}}", epoch.reference)
-    root = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "repro-image/root").split()[0]
+    root = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ROOT_REPOSITORY).split()[0]
     kept = f"{epoch.reference.rpartition(':')[0]}:kept"
     docker("image", "tag", manifest, kept)
     docker("image", "tag", root, epoch.reference)

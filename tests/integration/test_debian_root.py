@@ -31,13 +31,11 @@ import sys
 from pathlib import Path
 import msgspec
 from repro_image.adapters.debian import ResolvedDebs, make_root
-from repro_image.core.project import DebianBase
 debs, workspace = map(Path, sys.argv[1:])
 resolved = msgspec.json.decode((debs / "resolved.json").read_bytes(), type=ResolvedDebs)
 files = {deb: debs / Path(deb.path).name for deb in reversed(resolved.packages)}
-base = DebianBase(suite="bookworm", packages={})
 report = lambda line: print(line, flush=True)
-make_root(files, base, source_date_epoch=resolved.source_date_epoch, workspace=workspace, report=report)
+make_root(files, source_date_epoch=resolved.source_date_epoch, workspace=workspace, report=report)
 """
 
 
@@ -62,7 +60,7 @@ def root(
     resolved: ResolvedDebs, debs: Mapping[LockedDeb, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     workspace = tmp_path_factory.mktemp("root")
-    tar = make_root(debs, BASE, source_date_epoch=resolved.source_date_epoch, workspace=workspace)
+    tar = make_root(debs, source_date_epoch=resolved.source_date_epoch, workspace=workspace)
     assert list(workspace.iterdir()) == [tar]
     return tar
 
@@ -220,9 +218,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(
     deb = next(deb for deb in debs if deb.name == "libnuma1")
     other.write_bytes(debs[deb].read_bytes() + b"\n")
     with pytest.raises(CommandFailedError, match="libnuma1"):
-        make_root(
-            {**debs, deb: other}, BASE, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path
-        )
+        make_root({**debs, deb: other}, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path)
 
 
 def test_a_missing_dependency_is_told_with_the_last_lines(
@@ -230,7 +226,7 @@ def test_a_missing_dependency_is_told_with_the_last_lines(
 ) -> None:
     fewer = {deb: path for deb, path in debs.items() if deb.name != "libsqlite3-0"}
     with pytest.raises(CommandFailedError, match="libsqlite3-0"):
-        make_root(fewer, BASE, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path)
+        make_root(fewer, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path)
 
 
 def test_a_killed_run_leaves_no_process_and_no_mount(debs: Mapping[LockedDeb, Path], tmp_path: Path) -> None:
@@ -254,9 +250,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_mount(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_root(
-            debs, BASE, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path, report=interrupt
-        )
+        make_root(debs, source_date_epoch=resolved.source_date_epoch, workspace=tmp_path, report=interrupt)
     assert processes_left_below(tmp_path) == []
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 

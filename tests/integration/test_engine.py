@@ -18,12 +18,7 @@ from pathlib import Path
 import pytest
 
 from repro_image.adapters.buildx import build_image
-from repro_image.adapters.debian import make_root, resolve_debs
 from repro_image.adapters.engine import ROOT_REPOSITORY, Engine, Mount
-from repro_image.adapters.pip_settings import read_pip_settings
-from repro_image.adapters.store import Store, hash_file
-from repro_image.adapters.web import Web
-from repro_image.core.project import DebianBase, Settings
 from repro_image.errors import (
     BuildFailedError,
     ContainerTimeoutError,
@@ -32,7 +27,7 @@ from repro_image.errors import (
     EngineTooOldError,
     ImageStoreError,
 )
-from repro_image.steps.fetch import fetch_debs
+from tests.integration.conftest import Quiet
 
 pytestmark = [
     pytest.mark.docker,
@@ -42,7 +37,6 @@ pytestmark = [
 ]
 
 PROGRAM = Path(sys.executable).with_name("repro-image")
-PYTHON = DebianBase(suite="bookworm", packages={"python3-minimal": "runs the supervisor"})
 
 # Runs a container for a minute; the test kills this process meanwhile.
 HELPER = """
@@ -57,34 +51,6 @@ def collected() -> Iterator[None]:
     """Collect what a test leaves while its own filters of warnings hold."""
     yield
     gc.collect()
-
-
-class Quiet:
-    def line(self, text: str) -> None:
-        print(text)
-
-    def status(self, text: str) -> None:
-        pass
-
-
-@pytest.fixture(scope="session")
-def image(store: Store) -> Iterator[str]:
-    """The name of an image that holds Python and little else: some 40 MB."""
-    with store.workspace() as folder:
-        resolved = resolve_debs(PYTHON, settings=Settings(), workspace=folder)
-        fetch_debs(
-            resolved.packages,
-            image="test",
-            settings=Settings(),
-            store=store,
-            web=Web(read_pip_settings()),
-            reporter=Quiet(),
-        )
-        debs = {deb: store.path(deb.sha256) for deb in resolved.packages}
-        tar = make_root(debs, PYTHON, source_date_epoch=resolved.source_date_epoch, workspace=folder)
-        name = Engine().ensure_root(hash_file(tar), tar)
-    yield name
-    Engine().untag(name)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +119,7 @@ def test_a_name_that_was_moved_to_another_root_is_not_taken(engine: Engine, tmp_
     assert first is not None
     assert found is not None
     try:
-        engine.tag(found.id, *name.split(":"))
+        engine.tag(found.id, *name.rsplit(":", 1))
         engine.ensure_root(digest, tar)
         moved_back = engine.image(name)
         assert moved_back is not None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from repro_image.core.fingerprint import Host
-from repro_image.core.lockfile import DebianLock, LockedDeb, LockedWheel, Locks, ModelLock, RequirementsLock
+from repro_image.core.lockfile import DebianLock, GgufLock, LockedDeb, LockedWheel, Locks, RequirementsLock
 from repro_image.core.project import ImageSpec, parse_image
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def make_locks(*filenames: str, glibc: str | None = "2.36-9+deb12u13", python: s
     wheels = tuple(sorted((_wheel(filename) for filename in filenames), key=lambda wheel: wheel.name))
     debs = () if glibc is None else (_libc6(glibc),)
     return Locks(
-        debian=DebianLock(inputs=DIGEST, suite="bookworm", source_date_epoch=1, root=DIGEST, packages=debs),
+        base=DebianLock(inputs=DIGEST, suite="bookworm", source_date_epoch=1, root=DIGEST, packages=debs),
         requirements=RequirementsLock(
             inputs=DIGEST,
             resolver="pip-tools 7.6.2",
@@ -48,7 +48,7 @@ def make_locks(*filenames: str, glibc: str | None = "2.36-9+deb12u13", python: s
             installer=_wheel("uv-0.9.1-py3-none-any.whl"),
             wheels=wheels,
         ),
-        model=ModelLock(
+        model=GgufLock(
             inputs=DIGEST,
             name="m",
             license="Apache-2.0",
@@ -62,7 +62,9 @@ def make_locks(*filenames: str, glibc: str | None = "2.36-9+deb12u13", python: s
 
 def _wheel(filename: str) -> LockedWheel:
     name, version = filename.split("-")[:2]
-    return LockedWheel(name=name, version=version, sha256=DIGEST, filename=filename, size_bytes=1)
+    return LockedWheel(
+        name=name.replace("_", "-"), version=version, sha256=DIGEST, filename=filename, size_bytes=1
+    )
 
 
 def _libc6(version: str) -> LockedDeb:

@@ -18,7 +18,7 @@ from repro_image.adapters.web import Limits, Web
 from repro_image.core.lockfile import LockedDeb
 from repro_image.core.project import DebianBase, Settings
 from repro_image.core.reference import sha256_digest
-from repro_image.steps import fetch, lock
+from repro_image.steps import base, fetch, lock
 from tests.unit.wheels import LocalIndex, wheel_bytes
 
 IMAGE = "small"
@@ -96,7 +96,7 @@ class Supply:
         self.store = Store(folder / "store")
         self._write_project()
         self.notes = Notes()
-        monkeypatch.setattr(lock, "resolve_debs", self.resolve_debs)
+        monkeypatch.setattr(base, "resolve_debs", self.resolve_debs)
         monkeypatch.setattr(fetch, "deb_urls", self.deb_urls)
         monkeypatch.setattr(fetch, "make_root", self.make_root)
         monkeypatch.setattr(fetch, "convert", self.convert)
@@ -153,7 +153,14 @@ class Supply:
 
     def fetch(self) -> fetch.Fetched:
         self.asked.clear()
-        return fetch.fetch_image(self.project, IMAGE, store=self.store, reporter=self.notes, index=self.index)
+        return fetch.fetch_image(
+            self.project,
+            IMAGE,
+            store=self.store,
+            engine=self,  # type: ignore[arg-type]  # never asked: the base is no image of a registry
+            reporter=self.notes,
+            index=self.index,
+        )
 
     def resolve_debs(self, base: DebianBase, *, settings: Settings, workspace: Path) -> ResolvedDebs:
         self.asked.append("resolve_debs")
@@ -171,7 +178,7 @@ class Supply:
         )
         return ResolvedDebs(packages=packages, source_date_epoch=self.date)
 
-    def deb_urls(self, deb: LockedDeb, settings: Settings) -> tuple[str, ...]:
+    def deb_urls(self, deb: LockedDeb, settings: Settings, distribution: str) -> tuple[str, ...]:
         file = self.folder / deb.name
         if deb.name in self.debs:
             file.write_bytes(self.debs[deb.name])
@@ -180,7 +187,6 @@ class Supply:
     def make_root(
         self,
         debs: Mapping[LockedDeb, Path],
-        base: DebianBase,
         *,
         source_date_epoch: int,
         workspace: Path,

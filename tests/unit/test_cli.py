@@ -257,7 +257,7 @@ def test_an_interrupted_command_exits_as_the_shell_expects(
         "import sys, time\n"
         "from repro_image import cli\n"
         "from repro_image.steps import init\n"
-        "def wait(folder):\n    print('waiting', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+        "def wait(folder, image):\n    print('waiting', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
         "init.lay_out_project = wait\n"
         "sys.argv = ['repro-image', 'init', 'x']\n"
         "cli.main()\n"

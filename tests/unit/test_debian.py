@@ -158,7 +158,7 @@ def test_without_apt_and_settings_the_error_names_debian_mirror(zlib1g: LockedDe
 @pytest.mark.usefixtures("no_programs")
 def test_without_mmdebstrap_the_error_says_how_to_install_it(tmp_path: Path) -> None:
     with pytest.raises(MissingProgramError) as caught:
-        make_root({}, BASE, source_date_epoch=1, workspace=tmp_path)
+        make_root({}, source_date_epoch=1, workspace=tmp_path)
     assert caught.value.exit_code == 5
     assert str(caught.value) == (
         "the program mmdebstrap is not installed\n"
@@ -191,7 +191,7 @@ def test_a_long_command_is_cut_in_the_message_only() -> None:
 
 def test_unknown_packages_are_a_fault_of_image_toml() -> None:
     error = UnresolvableDebianError(
-        ("nosuch",), suite="bookworm", lines=("E: Unable to locate package nosuch",)
+        ("nosuch",), suite="Debian bookworm", lines=("E: Unable to locate package nosuch",)
     )
     assert error.exit_code == 3
     assert str(error) == (

@@ -9,15 +9,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from repro_image.adapters.files import Project
+from repro_image.adapters.shipped import compatibility_tables
 from repro_image.core.dockerfile import quoted, render_dockerfile, template_values
 from repro_image.core.layers import HEAVY_BYTES
 from repro_image.core.lockfile import Locks
+from repro_image.core.project import ImageSpec
 from repro_image.errors import InvalidFileError
+from tests.unit.made_hosts import cuda_image, cuda_locks
 from tests.unit.made_locks import ROOT, make_locks, shipped_image
 
 DATA = Path(__file__).parents[1] / "data/dockerfile"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 PATH = "images/x/Dockerfile.j2"
+TRITON = "triton-3.7.1-cp311-cp311-manylinux_2_27_x86_64.whl"
+
+shipped = pytest.mark.parametrize("name", ["vllm-cpu", "vllm-cuda"])
 
 
 def small_locks() -> Locks:
@@ -35,11 +41,11 @@ def small_locks() -> Locks:
     return replace(locks, requirements=replace(locks.requirements, wheels=wheels))
 
 
-def shipped_text() -> str:
-    values = template_values("vllm-cpu", shipped_image(), small_locks())
-    return render_dockerfile(
-        Project(ROOT).templates("vllm-cpu"), values, path="images/vllm-cpu/Dockerfile.j2"
-    )
+def shipped_text(name: str = "vllm-cpu") -> str:
+    """Return the Dockerfile of a shipped image with small locks."""
+    given = {"vllm-cpu": (shipped_image(), small_locks()), "vllm-cuda": (cuda_image(), cuda_locks(TRITON))}
+    values = template_values(name, *given[name], compatibility_tables())
+    return render_dockerfile(Project(ROOT).templates(name), values, path=f"images/{name}/Dockerfile.j2")
 
 
 def render(text: str, **values: object) -> str:
@@ -53,20 +59,23 @@ def refused(templates: dict[str, str], **values: object) -> InvalidFileError:
     return caught.value
 
 
-def test_the_shipped_template_renders_to_the_recorded_text() -> None:
+@shipped
+def test_the_shipped_template_renders_to_the_recorded_text(name: str) -> None:
     # Changed on purpose? Read the difference, then record it: tests/data/dockerfile/README.md.
-    assert shipped_text() == (DATA / "vllm-cpu.Dockerfile").read_text(encoding="utf-8")
+    assert shipped_text(name) == (DATA / f"{name}.Dockerfile").read_text(encoding="utf-8")
 
 
-def test_the_rendered_dockerfile_is_clean_for_hadolint(tmp_path: Path) -> None:
+@shipped
+def test_the_rendered_dockerfile_is_clean_for_hadolint(name: str, tmp_path: Path) -> None:
     file = tmp_path / "Dockerfile"
-    file.write_text(shipped_text(), encoding="utf-8")
+    file.write_text(shipped_text(name), encoding="utf-8")
     run = subprocess.run([HADOLINT, file], capture_output=True, text=True, check=False, timeout=60)
     assert (run.returncode, run.stdout) == (0, "")
 
 
-def test_nothing_in_the_rendered_dockerfile_needs_a_network() -> None:
-    lines = shipped_text().splitlines()
+@shipped
+def test_nothing_in_the_rendered_dockerfile_needs_a_network(name: str) -> None:
+    lines = shipped_text(name).splitlines()
     assert all(line.startswith("RUN --network=none") for line in lines if line.startswith("RUN"))
     sources = [line.split()[1] for line in lines if line.startswith("FROM ")]
     assert set(sources) == {"base", "root"}
@@ -142,9 +151,39 @@ def test_a_quoted_value_is_one_word_that_reads_back_and_expands_nothing(value: s
 
 
 def test_labels_and_environment_follow_from_content_and_are_sorted() -> None:
-    values = template_values("vllm-cpu", shipped_image(), small_locks())
+    values = template_values("vllm-cpu", shipped_image(), small_locks(), compatibility_tables())
     assert values["labels"] == sorted(values["labels"])
     assert ("OMP_NUM_THREADS", "2") in values["environment"]
     assert values["groups"][0].name == "wheel-torch"
-    again = template_values("vllm-cpu", shipped_image(), small_locks())
+    again = template_values("vllm-cpu", shipped_image(), small_locks(), compatibility_tables())
     assert again == values
+
+
+def variables(image: ImageSpec, locks: Locks) -> dict[str, str]:
+    return dict(template_values("x", image, locks, compatibility_tables())["gpu_environment"])
+
+
+def test_an_image_for_gpus_tells_container_runtimes_what_it_needs_and_names_a_folder_for_each_cache() -> None:
+    assert variables(cuda_image(), cuda_locks(TRITON)) == {
+        "CUDA_CACHE_PATH": "/tmp/cache/cuda",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "NVIDIA_REQUIRE_CUDA": "cuda>=13.0 driver>=580",
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/torchinductor",
+        "TRITON_CACHE_DIR": "/tmp/cache/triton",
+        "VLLM_CACHE_ROOT": "/tmp/cache/vllm",
+    }
+    assert variables(shipped_image(), small_locks()) == {}
+
+
+def test_an_older_cuda_is_asked_of_container_runtimes_with_the_drivers_of_its_whole_major() -> None:
+    locks = cuda_locks("torch-2.9.1-cp311-cp311-manylinux_2_28_x86_64.whl")
+    assert variables(cuda_image(), locks)["NVIDIA_REQUIRE_CUDA"] == "cuda>=12.8 driver>=525"
+    assert "NVIDIA_REQUIRE_CUDA" not in variables(cuda_image(), make_locks())
+
+
+def test_image_toml_may_set_the_variables_of_an_image_for_gpus_itself() -> None:
+    image = cuda_image()
+    own = {"TRITON_CACHE_DIR": "/tmp/mine"}
+    golden = replace(image.golden, environment={**image.golden.environment, **own})
+    assert "TRITON_CACHE_DIR" not in variables(replace(image, golden=golden), cuda_locks(TRITON))

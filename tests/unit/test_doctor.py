@@ -8,11 +8,13 @@ from msgspec.structs import replace
 
 from repro_image.cli import App, group
 from repro_image.core.fingerprint import Host
+from repro_image.core.gpu import Gpu, NvidiaDriver
 from repro_image.core.ports import EngineVersions
 from repro_image.errors import EngineMissingError
 from repro_image.steps import doctor as doctor_step
 from repro_image.steps.doctor import DoctorRow, State, examine, with_engine
 from tests.unit.made_locks import make_host
+from tests.unit.test_gpu import H100, SECOND
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class FakeVersions:
     containerd_store: bool = True
     buildx: str | None = "v0.13.1"
     data_root: str = "/"
+    cdi_folders: tuple[str, ...] = ()
+    nvidia_runtime: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def test_a_suitable_machine_has_nothing_bad(tmp_path: Path, monkeypatch: pytest.
     assert not any(row.fix for row in found.values())
     assert found["processor"].found == "Intel(R) Xeon(R) Processor, avx512f, avx2, 2 whole cores"
     assert found["GPU"].found == "none"
+    assert not {"NVIDIA driver", "container toolkit", "GPUs in containers"} & set(found)
 
 
 def test_without_an_engine_its_rows_are_one_with_the_fix(tmp_path: Path) -> None:
@@ -100,11 +105,90 @@ def test_the_disk_of_an_engine_elsewhere_is_unknown(tmp_path: Path) -> None:
     assert (row.state, row.found) == (State.OK, "unknown: on another machine")
 
 
-def test_gpus_are_told_and_an_unnamed_processor_by_its_numbers(tmp_path: Path) -> None:
-    host = replace(make_host(), gpus=({"model": "NVIDIA H100"},), cpu_name="", flags=())
-    found = rows(FakeEngine(), tmp_path, host=host)
-    assert found["GPU"].found == "NVIDIA H100"
+def test_an_unnamed_processor_is_told_by_its_numbers(tmp_path: Path) -> None:
+    found = rows(FakeEngine(), tmp_path, host=replace(make_host(), cpu_name="", flags=()))
     assert found["processor"].found == "GenuineIntel 6/207, no AVX2, 2 whole cores"
+
+
+def gpu_host(*gpus: Gpu, fault: str = "", toolkit: str | None = "1.19.0") -> Host:
+    driver = NvidiaDriver(version="" if fault else "580.95.05", cuda=None if fault else "13.0", fault=fault)
+    return replace(make_host(), gpus=gpus, nvidia=driver, container_toolkit=toolkit)
+
+
+def test_an_idle_gpu_that_the_engine_can_give_is_all_right(tmp_path: Path) -> None:
+    (tmp_path / "nvidia.json").write_text(
+        json.dumps({"kind": "nvidia.com/gpu", "devices": [{"name": H100.uuid}]})
+    )
+    engine = FakeEngine(FakeVersions(cdi_folders=(str(tmp_path),)))
+    found = rows(engine, tmp_path, programs=False, host=gpu_host(H100))
+    told = {name: (found[name].found, found[name].state) for name in list(found)[-4:]}
+    assert told == {
+        "NVIDIA driver": ("580.95.05, CUDA 13.0", State.OK),
+        "GPU 0": (f"{H100.describe()}, idle", State.OK),
+        "container toolkit": ("1.19.0", State.OK),
+        "GPUs in containers": ("by CDI", State.OK),
+    }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "programs", "told"),
+    [(True, False, "by --gpus"), (False, True, "by --gpus"), (False, False, "not at all")],
+)
+def test_an_engine_without_cdi_needs_nvidias_runtime_or_hook(
+    tmp_path: Path, runtime: bool, programs: bool, told: str
+) -> None:
+    engine = FakeEngine(FakeVersions(nvidia_runtime=runtime))
+    row = rows(engine, tmp_path, programs=programs, host=gpu_host(H100, toolkit=None))["GPUs in containers"]
+    assert row.found == told
+    assert (row.state is State.BAD) == (told == "not at all") == ("nvidia-ctk cdi generate" in row.fix)
+
+
+@pytest.mark.parametrize("name", ["0", H100.uuid])
+def test_a_specification_must_name_every_gpu_by_its_uuid(tmp_path: Path, name: str) -> None:
+    specification = {"kind": "nvidia.com/gpu", "devices": [{"name": name}]}
+    (tmp_path / "nvidia.json").write_text(json.dumps(specification))
+    engine = FakeEngine(FakeVersions(cdi_folders=(str(tmp_path),)))
+    row = rows(engine, tmp_path, programs=False, host=gpu_host(H100, SECOND))["GPUs in containers"]
+    assert row.found == "not at all"
+
+
+def test_a_missing_toolkit_is_a_warning_that_names_its_package(tmp_path: Path) -> None:
+    row = rows(FakeEngine(None), tmp_path, host=gpu_host(H100, toolkit=None))["container toolkit"]
+    assert (row.found, row.state) == ("none", State.WARNING)
+    assert row.fix == "install the package nvidia-container-toolkit"
+
+
+@pytest.mark.parametrize(
+    ("fault", "fix"),
+    [
+        ("Driver Not Loaded", "modprobe nvidia"),
+        ("Driver/library version mismatch", "restart the machine"),
+        ("Insufficient Permissions", "/dev/nvidia*"),
+        ("Unknown Error", "dmesg | grep NVRM"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_bad_and_has_a_fix(tmp_path: Path, fault: str, fix: str) -> None:
+    found = rows(FakeEngine(), tmp_path, host=gpu_host(fault=fault))
+    assert (found["NVIDIA driver"].found, found["NVIDIA driver"].state) == (fault, State.BAD)
+    assert fix in found["NVIDIA driver"].fix
+    assert "GPUs in containers" not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "told", "fix"),
+    [
+        ({"fault": "GPU is lost"}, State.BAD, "GPU is lost", "nvidia-smi --gpu-reset"),
+        ({"mig": True}, State.WARNING, "in MIG mode", "nvidia-smi -i 0 -mig 0"),
+        ({"used_bytes": 2**30}, State.WARNING, "1024 MiB in use", "end what uses it"),
+    ],
+)
+def test_a_gpu_that_no_run_can_have_says_why_and_what_to_do(
+    tmp_path: Path, change: dict[str, object], state: State, told: str, fix: str
+) -> None:
+    row = rows(FakeEngine(), tmp_path, host=gpu_host(replace(H100, **change)))["GPU 0"]
+    assert row.state is state
+    assert told in row.found
+    assert fix in row.fix
 
 
 def test_a_fingerprint_carries_the_engine_where_one_answers() -> None:

@@ -297,14 +297,14 @@ def test_a_redirect_to_no_web_address_is_refused(store: Store, web: Web, server:
 
 def test_a_redirect_from_https_to_http_is_refused(web: Web) -> None:
     with pytest.raises(DownloadError, match="from https to http"):
-        web._check_redirect("https://files.example/f", "http://files.example/f", name="f")
+        web.check_redirect("https://files.example/f", "http://files.example/f", name="f")
 
 
 def test_a_redirect_from_a_public_server_into_this_network_is_refused(web: Web) -> None:
     for private in ("127.0.0.1", "10.0.0.8", "169.254.169.254", "[::1]"):
         with pytest.raises(DownloadError, match="to a private address"):
-            web._check_redirect("https://8.8.8.8/f", f"https://{private}/f", name="f")
-    web._check_redirect("http://127.0.0.1/f", "http://10.0.0.8/f", name="f")
+            web.check_redirect("https://8.8.8.8/f", f"https://{private}/f", name="f")
+    web.check_redirect("http://127.0.0.1/f", "http://10.0.0.8/f", name="f")
 
 
 def test_a_ring_of_redirects_ends(store: Store, web: Web, server: Server) -> None:

@@ -32,7 +32,7 @@ def test_everything_that_the_locks_name_comes_into_the_store(supply: Supply) -> 
     fetched = supply.fetch()
     locks = supply.project.locks(IMAGE)
     digests = [wheel.sha256 for wheel in (locks.requirements.installer, *locks.requirements.wheels)]
-    digests += [locks.debian.root, *(file.sha256 for file in locks.model.files)]
+    digests += [locks.base.root, *(file.sha256 for file in locks.model.files)]
     for digest in digests:
         supply.store.verify(digest)
     assert fetched.made == ("root", "model")
@@ -46,7 +46,13 @@ def test_a_second_fetch_asks_nobody(supply: Supply, monkeypatch: pytest.MonkeyPa
         raise AssertionError("a source was opened")
 
     monkeypatch.setattr(fetch, "open_package_index", unwanted)
-    again = fetch.fetch_image(supply.project, IMAGE, store=supply.store, reporter=supply.notes)
+    again = fetch.fetch_image(
+        supply.project,
+        IMAGE,
+        store=supply.store,
+        engine=supply,  # type: ignore[arg-type]  # never asked
+        reporter=supply.notes,
+    )
     assert (again.files, again.made) == (0, ())
 
 
@@ -60,7 +66,7 @@ def test_a_file_of_the_wrong_size_is_fetched_again(supply: Supply) -> None:
 
 def test_the_root_alone_is_made_again_from_packages_at_hand(supply: Supply) -> None:
     supply.fetch()
-    supply.store.path(supply.project.debian_lock(IMAGE).root).unlink()
+    supply.store.path(supply.project.base_lock(IMAGE).root).unlink()
     assert supply.fetch().files == 0
     assert supply.asked == ["make_root"]
 
@@ -73,7 +79,7 @@ def test_the_model_alone_is_converted_again(supply: Supply) -> None:
 
 
 def test_a_package_gone_from_the_mirror_names_it_and_the_command(supply: Supply) -> None:
-    def gone(deb: object, settings: object) -> tuple[str, ...]:
+    def gone(deb: object, settings: object, distribution: object) -> tuple[str, ...]:
         raise GoneError(
             "libc6 1.0", reason="the server does not have it (404)", where="http://mirror.example/x"
         )
@@ -147,7 +153,7 @@ def test_a_model_that_is_converted_differently_is_refused_and_not_kept(supply: S
 
 def test_a_corrupt_package_in_the_store_is_refused_before_the_root_is_made(supply: Supply) -> None:
     supply.fetch()
-    locks = supply.project.debian_lock(IMAGE)
+    locks = supply.project.base_lock(IMAGE)
     supply.store.path(locks.root).unlink()
     path = supply.store.path(locks.packages[0].sha256)
     path.write_bytes(b"x" * path.stat().st_size)

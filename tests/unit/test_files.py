@@ -52,7 +52,7 @@ def test_outside_of_a_project_the_error_says_so(tmp_path: Path) -> None:
 def test_locks_are_read_back_as_written(project: Project) -> None:
     locks = make_locks("numpy-2.1.0-cp311-cp311-linux_x86_64.whl")
     assert project.write_lock("vllm-cpu", REQUIREMENTS, print_requirements(locks.requirements))
-    assert project.write_lock("vllm-cpu", DEBIAN, print_json_lock(locks.debian))
+    assert project.write_lock("vllm-cpu", DEBIAN, print_json_lock(locks.base))
     assert project.write_lock("vllm-cpu", MODEL, print_json_lock(locks.model))
     assert project.locks("vllm-cpu") == locks
     assert not project.write_lock("vllm-cpu", MODEL, print_json_lock(locks.model))

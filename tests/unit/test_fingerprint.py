@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from repro_image.core.fingerprint import class_differences, cpu_class, numeric_flags
+from repro_image.core.fingerprint import (
+    CudaClass,
+    class_differences,
+    cpu_class,
+    numeric_flags,
+    without_passing,
+)
+from repro_image.core.gpu import Gpu, GpuProcess
 from tests.unit.made_locks import make_host
 
 HOST = make_host()
@@ -56,3 +63,30 @@ def test_an_unknown_capability_matches_any_and_two_known_ones_must_agree() -> No
     unknown, avx2, avx512 = (cpu_class(HOST, threads=2, capability=c) for c in ("", "AVX2", "AVX512"))
     assert class_differences(unknown, avx2) == class_differences(avx2, unknown) == ()
     assert class_differences(avx2, avx512) == (("capability", "AVX2", "AVX512"),)
+
+
+def test_a_record_keeps_no_serial_number_of_a_gpu_and_not_who_used_it() -> None:
+    gpu = Gpu(
+        index=0,
+        uuid="GPU-1",
+        name="NVIDIA L4",
+        compute_capability="8.9",
+        memory_bytes=2**34,
+        used_bytes=2**20,
+        processes=(GpuProcess(pid=7, used_bytes=2**20, name="someone"),),
+    )
+    (kept,) = without_passing(replace(make_host(), gpus=(gpu,))).gpus
+    assert kept == replace(gpu, uuid="", used_bytes=0, processes=())
+
+
+def test_a_class_of_another_kind_differs_by_its_kind_alone() -> None:
+    cuda = CudaClass(gpu="NVIDIA L4", compute_capability="8.9", sm_count=58, memory_gib=22, count=1)
+    cpu = cpu_class(make_host(), threads=2)
+    assert class_differences(cuda, cpu) == (("kind", "cuda", "cpu"),)
+
+
+def test_a_count_of_multiprocessors_that_is_unknown_before_a_run_matches_any() -> None:
+    known = CudaClass(gpu="NVIDIA L4", compute_capability="8.9", sm_count=58, memory_gib=22, count=1)
+    assert class_differences(known, replace(known, sm_count=0)) == ()
+    assert class_differences(known, replace(known, sm_count=60)) == (("sm_count", 58, 60),)
+    assert known.digest != replace(known, tensor_parallel=2).digest

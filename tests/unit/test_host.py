@@ -13,6 +13,7 @@ from repro_image.adapters.host import (
     parse_cpuinfo,
     parse_memory,
     parse_os_release,
+    parse_toolkit_version,
     read_host,
     read_host_file,
     whole_cores,
@@ -117,24 +118,49 @@ def test_this_machine_is_read_and_its_document_reads_back(tmp_path: Path) -> Non
 
 def test_a_machine_without_proc_and_sys_gives_empty_fields(tmp_path: Path) -> None:
     host = read_host(tmp_path)
-    assert (host.flags, host.memory_bytes, host.kernel, host.gpus) == ((), 0, "", ())
+    assert (host.flags, host.memory_bytes, host.kernel) == ((), 0, "")
     assert (host.system, host.threads_per_core) == ("Linux", 1)
 
 
-def test_siblings_and_gpus_are_read_where_they_are_told(tmp_path: Path) -> None:
+def test_siblings_are_read_where_they_are_told(tmp_path: Path) -> None:
     first = allowed_cpus()[0]
     topology = tmp_path / f"sys/devices/system/cpu/cpu{first}/topology"
     topology.mkdir(parents=True)
     (topology / "thread_siblings_list").write_text(f"{first},{first + 64}\n")
-    gpu = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0"
-    gpu.mkdir(parents=True)
-    (gpu / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nGPU UUID: \t GPU-1\n")
-    (tmp_path / "proc/driver/nvidia/version").write_text(
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05\n"
-    )
-    host = read_host(tmp_path)
-    assert host.threads_per_core == 2
-    assert host.gpus == ({"model": "NVIDIA H100 80GB HBM3", "driver": "580.95.05"},)
+    assert read_host(tmp_path).threads_per_core == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVIDIA Container Toolkit CLI version 1.19.0\ncommit: ec7b4e2fa2caecad6d89be4a26029b831fe7503a\n",
+            "1.19.0",
+        ),
+        ("NVIDIA Container Toolkit CLI version 1.11.0-rc.1\n", "1.11.0-rc.1"),
+        (
+            "cli-version: 1.17.4\nlib-version: 1.17.4\nbuild date: 2025-01-23T10:53+00:00\n"
+            "build compiler: x86_64-linux-gnu-gcc-7 7.5.0\n",
+            "1.17.4",
+        ),
+        ("", None),
+        ("NVIDIA Container Toolkit CLI version unknown\n", None),
+    ],
+)
+def test_the_container_toolkits_version_is_read_as_its_programs_print_it(
+    text: str, version: str | None
+) -> None:
+    assert parse_toolkit_version(text) == version
+
+
+def test_the_older_program_is_asked_where_the_newer_one_is_missing_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, text in (("nvidia-ctk", "exit 1"), ("nvidia-container-cli", "echo cli-version: 1.17.4")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    assert read_host().container_toolkit == "1.17.4"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 2}', "\x00", "[1]"])

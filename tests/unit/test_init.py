@@ -9,11 +9,13 @@ from repro_image.cli import group
 from repro_image.core.project import parse_settings
 from repro_image.errors import ExistingFilesError, FolderError
 from repro_image.steps import init as init_step
-from repro_image.steps.init import lay_out_project
+from repro_image.steps.init import SHIPPED_IMAGES, lay_out_project
 from tests.unit.made_locks import ROOT
 
 FILES = (
     ".gitignore",
+    "images/_macros/debian.j2",
+    "images/_macros/nvidia.j2",
     "images/_macros/python.j2",
     "images/vllm-cpu/Dockerfile.j2",
     "images/vllm-cpu/image.toml",
@@ -28,6 +30,16 @@ def test_a_new_project_holds_the_image_that_this_repository_ships(tmp_path: Path
     for name in FILES:
         if name.startswith(("images/", "requirements/")):
             assert (target / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+@pytest.mark.parametrize("image", SHIPPED_IMAGES)
+def test_each_shipped_image_can_be_what_a_new_project_starts_with(image: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(group, ["init", str(tmp_path), "--image", image])
+    assert result.exit_code == 0, result.output
+    project = Project(tmp_path)
+    assert project.images() == (image,)
+    assert project.image(image).platform == "linux/amd64"
+    assert project.requirements(image)
 
 
 def test_a_new_project_is_a_valid_one_with_the_indexes_that_its_image_names(tmp_path: Path) -> None:

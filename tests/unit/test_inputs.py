@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from repro_image.core.inputs import (
     BuildInputs,
+    base_inputs,
     build_inputs,
-    debian_inputs,
     model_inputs,
     requirements_inputs,
 )
 from repro_image.core.lockfile import Locks
-from repro_image.core.project import ImageSpec
+from repro_image.core.project import HubModel, ImageSpec
 from tests.unit.made_locks import DIGEST, make_locks, shipped_image
 
 IMAGE, LOCKS = shipped_image(), make_locks("numpy-2.1.0-cp311-cp311-linux_x86_64.whl")
@@ -29,14 +29,14 @@ def inputs(image: ImageSpec = IMAGE, locks: Locks = LOCKS, dockerfile: str = "FR
 
 def test_reworded_reasons_and_their_order_change_no_debian_input() -> None:
     packages = dict.fromkeys(reversed(IMAGE.base.packages), "another reason")
-    assert debian_inputs(replace(IMAGE.base, packages=packages)) == debian_inputs(IMAGE.base)
+    assert base_inputs(replace(IMAGE.base, packages=packages)) == base_inputs(IMAGE.base)
 
 
 def test_another_package_or_suite_changes_the_debian_input() -> None:
     base = IMAGE.base
     more = replace(base, packages={**base.packages, "zlib1g": "x"})
     other = replace(base, suite="trixie")
-    assert len({debian_inputs(b) for b in (base, more, other)}) == 3
+    assert len({base_inputs(b) for b in (base, more, other)}) == 3
 
 
 @given(
@@ -71,13 +71,21 @@ def test_another_model_or_converter_changes_the_model_input() -> None:
     assert len(found | {model_inputs(other, converter="c 1")}) == 3
 
 
+def test_another_revision_or_choice_changes_a_hubs_model_input_and_a_converter_does_not() -> None:
+    model = HubModel(repository="team/tiny", revision="main", license="MIT")
+    changes = ({"repository": "team/other"}, {"revision": "v1"}, {"files": ("*.json",)})
+    found = {model_inputs(m, converter="c 1") for m in (model, *(replace(model, **c) for c in changes))}
+    assert len(found) == 4
+    assert model_inputs(model, converter="c 2") in found
+
+
 @pytest.mark.parametrize(
     ("part", "changed"),
     [
         ("settings", lambda: inputs(replace(IMAGE, golden=replace(IMAGE.golden, seed=43)))),
         ("dockerfile", lambda: inputs(dockerfile="FROM base\n\n")),
         ("requirements", lambda: inputs(locks=make_locks("numpy-2.1.1-cp311-cp311-linux_x86_64.whl"))),
-        ("debian", lambda: inputs(locks=replace(LOCKS, debian=replace(LOCKS.debian, source_date_epoch=2)))),
+        ("debian", lambda: inputs(locks=replace(LOCKS, base=replace(LOCKS.base, source_date_epoch=2)))),
         ("model", lambda: inputs(locks=replace(LOCKS, model=replace(LOCKS.model, name="n")))),
     ],
 )

@@ -18,7 +18,7 @@ PROGRAM = Path(sys.executable).with_name("repro-image")
 ALLOWED = {
     "cli": {"steps", "adapters", "reports", "core"},
     "steps": {"adapters", "core"},
-    "adapters": {"core"},
+    "adapters": {"core", "runner"},  # nvml.py: GPUs are looked at in one way, here and in a container
     "reports": {"core"},
     "core": set(),
     "runner": set(),
@@ -32,7 +32,10 @@ CORE_REFUSED = {
     *("fcntl", "signal", "threading", "asyncio", "multiprocessing", "secrets", "uuid", "platform", "getpass"),
 }
 CORE_REFUSED_CALLS = {"open", "input", "exec", "eval", "now", "utcnow", "today", "SystemRandom", "print"}
-HEAVY = ("docker", "rich", "numpy", "jinja2", "zstandard", "gguf", "urllib3", "requests", "huggingface_hub")
+HEAVY = (
+    *("docker", "rich", "numpy", "jinja2", "zstandard", "gguf", "urllib3", "requests", "huggingface_hub"),
+    "pynvml",
+)
 
 
 def modules() -> list[Path]:

@@ -39,9 +39,9 @@ def test_from_nothing_all_three_locks_are_written_and_fresh(supply: Supply) -> N
         ("torch", "2.0+cpu", "cpu"),
     ]
     assert locks.requirements.installer.name == "uv"
-    assert locks.requirements.root == locks.debian.root
+    assert locks.requirements.root == locks.base.root
     assert [file.path for file in locks.model.files] == ["config.json", "model.safetensors"]
-    assert locks.debian.source_date_epoch == supply.date
+    assert locks.base.source_date_epoch == supply.date
 
 
 def test_with_nothing_to_change_nothing_is_run_or_written(supply: Supply) -> None:
@@ -95,7 +95,7 @@ def test_a_newer_debian_package_makes_a_new_root_and_a_new_resolve(supply: Suppl
     supply.debs["libc6"] = b"newer"
     assert supply.lock(upgrade=True) == ("debian.json", "requirements.txt")
     locks = supply.project.locks(IMAGE)
-    assert locks.requirements.root == locks.debian.root
+    assert locks.requirements.root == locks.base.root
 
 
 def test_one_package_moves_and_the_others_are_held(supply: Supply) -> None:
@@ -178,7 +178,7 @@ def test_no_address_and_no_path_is_in_a_lock(supply: Supply) -> None:
 
 def test_a_missing_root_is_made_again_for_a_resolve(supply: Supply) -> None:
     supply.lock()
-    root = supply.project.debian_lock(IMAGE).root
+    root = supply.project.base_lock(IMAGE).root
     supply.store.path(root).unlink()
     supply.lock(upgrade_packages=["thing"])
     assert supply.asked == ["make_root", "resolve"]

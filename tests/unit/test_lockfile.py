@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,12 +9,15 @@ from msgspec.structs import replace
 
 from repro_image.core.lockfile import (
     DebianLock,
+    GgufLock,
+    HubLock,
     LockedDeb,
     LockedWheel,
     ModelFile,
     ModelLock,
     RequirementsLock,
     parse_json_lock,
+    parse_model_lock,
     parse_requirements,
     print_json_lock,
     print_pin,
@@ -21,7 +25,7 @@ from repro_image.core.lockfile import (
 )
 from repro_image.core.reference import sha256_digest
 from repro_image.errors import EditedLockError, InvalidFileError
-from tests.unit.made_locks import make_locks
+from tests.unit.made_locks import DIGEST, ROOT, make_locks
 
 PATH = "locks/vllm-cpu/requirements.txt"
 
@@ -67,18 +71,27 @@ _debian_locks = st.builds(
     root=_digests,
     packages=st.lists(_debs, max_size=3).map(tuple),
 )
-_model_locks = st.builds(
-    ModelLock,
+_model_files = st.lists(
+    st.builds(ModelFile, path=st.sampled_from(("a.json", "b/c.bin")), sha256=_digests, size_bytes=_sizes),
+    max_size=2,
+).map(tuple)
+_hub_locks = st.builds(
+    HubLock,
+    inputs=_digests,
+    repository=st.sampled_from(("gpt2", "HuggingFaceTB/SmolLM2-1.7B-Instruct")),
+    commit=st.text("0123456789abcdef", min_size=40, max_size=40),
+    license=st.just("Apache-2.0"),
+    files=_model_files,
+)
+_gguf_locks = st.builds(
+    GgufLock,
     inputs=_digests,
     name=_names,
     license=st.text(st.characters(codec="utf-8"), max_size=9),
     source=_wheels,
     member=st.just("a/b.gguf"),
     converter=st.just("gguf-to-safetensors 1"),
-    files=st.lists(
-        st.builds(ModelFile, path=st.sampled_from(("a.json", "b/c.bin")), sha256=_digests, size_bytes=_sizes),
-        max_size=2,
-    ).map(tuple),
+    files=_model_files,
 )
 
 TEXT = print_requirements(
@@ -112,9 +125,9 @@ def test_a_printed_debian_lock_parses_back_to_itself(lock: DebianLock) -> None:
     assert parse_json_lock(print_json_lock(lock), DebianLock, path="debian.json", image="x") == lock
 
 
-@given(_model_locks)
+@given(_gguf_locks | _hub_locks)
 def test_a_printed_model_lock_parses_back_to_itself(lock: ModelLock) -> None:
-    assert parse_json_lock(print_json_lock(lock), ModelLock, path="model.json", image="x") == lock
+    assert parse_model_lock(print_json_lock(lock), path="model.json", image="x") == lock
 
 
 @given(st.integers(0, len(TEXT) - 1), st.characters(codec="utf-8"))
@@ -130,7 +143,7 @@ def test_any_text_is_refused_with_exit_code_3(text: str) -> None:
     with pytest.raises(InvalidFileError):
         parse_json_lock(text, DebianLock, path="x.json", image="x")
     with pytest.raises(InvalidFileError):
-        parse_json_lock(text, ModelLock, path="x.json", image="x")
+        parse_model_lock(text, path="x.json", image="x")
     refused(text)
 
 
@@ -241,7 +254,47 @@ def test_a_pin_is_one_line_that_installers_read() -> None:
     assert print_pin(wheel) == f"a==1 --hash=sha256:{'0' * 64}  # a-1-py3-none-any.whl 7 bytes from x"
 
 
-JSON = print_json_lock(make_locks().debian)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("locks/*/model.json")), ids=lambda path: path.parent.name)
+def test_a_committed_model_lock_is_printed_as_it_stands(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert print_json_lock(parse_model_lock(text, path=str(path), image="x")) == text
+
+
+HUB = print_json_lock(
+    HubLock(
+        inputs=DIGEST,
+        repository="team/tiny",
+        commit="0" * 40,
+        license="MIT",
+        files=(ModelFile(path="config.json", sha256=DIGEST, size_bytes=1),),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"team/tiny"', '"../tiny"', "`$.repository`"),
+        ('"commit": "', '"commit": "main', "`$.commit`"),
+        ('"config.json"', '"../config.json"', "`$.files[0].path`"),
+        ('"size_bytes": 1', '"size_bytes": -1', "`$.files[0].size_bytes`"),
+        ('"license": "MIT"', '"license": "MIT", "member": "a"', "unknown field `member`"),
+        ('"repository": "team/tiny"', '"member": "a"', "unknown field `commit`"),
+    ],
+)
+def test_a_hub_lock_of_another_form_is_refused_with_its_key_path(old: str, new: str, told: str) -> None:
+    assert HUB.count(old) == 1
+    with pytest.raises(InvalidFileError) as caught:
+        parse_model_lock(HUB.replace(old, new), path="locks/x/model.json", image="x")
+    assert told in caught.value.what
+
+
+def test_a_hub_lock_edited_by_hand_is_seen() -> None:
+    with pytest.raises(EditedLockError):
+        parse_model_lock(HUB.replace("MIT", "GPL"), path="locks/x/model.json", image="x")
+
+
+JSON = print_json_lock(make_locks().base)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro_image.core.project import ImageSpec, Settings, is_name, parse_image, parse_settings
+from repro_image.core.project import (
+    DebianBase,
+    GpuSpec,
+    HubModel,
+    ImageSpec,
+    Settings,
+    is_name,
+    parse_image,
+    parse_settings,
+)
 from repro_image.errors import InvalidFileError
 
 SHIPPED = (Path(__file__).parents[2] / "images/vllm-cpu/image.toml").read_text(encoding="utf-8")
@@ -28,6 +37,7 @@ def refused(text: str) -> InvalidFileError:
 def test_the_shipped_image_is_valid() -> None:
     image = parse_image(SHIPPED, path=PATH)
     assert isinstance(image, ImageSpec)
+    assert isinstance(image.base, DebianBase)
     assert (image.base.suite, image.python.version, image.golden.threads) == ("bookworm", "3.11", 2)
     assert image.python.sources == {"torch": "pytorch-cpu"}
 
@@ -133,6 +143,57 @@ def test_an_image_name_is_safe_in_a_dockerfile_and_a_path(name: str) -> None:
     assert not is_name(name + "\n")
 
 
+HUB_TABLE = """
+[model]
+kind = "hub"
+repository = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+revision = "main"
+license = "Apache-2.0"
+"""
+
+
+def with_hub(table: str) -> str:
+    """Return image.toml with a model of a hub in place of its own."""
+    return re.sub(r"\n\[model\]\n.*?(?=\n\[)", lambda _: table, SHIPPED, flags=re.DOTALL)
+
+
+def test_a_model_of_a_hub_is_read_with_and_without_its_files() -> None:
+    model = parse_image(with_hub(HUB_TABLE), path=PATH).model
+    assert model == HubModel(
+        repository="HuggingFaceTB/SmolLM2-1.7B-Instruct", revision="main", license="Apache-2.0"
+    )
+    patterns = parse_image(with_hub(HUB_TABLE + 'files = ["*.json", "a/b-?.safetensors"]\n'), path=PATH).model
+    assert isinstance(patterns, HubModel)
+    assert patterns.files == ("*.json", "a/b-?.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("repository", value)
+            for value in ("", "/x", "a/b/c", "../x", "a/..", "a--b", "a b", "x.git", "-a/b", "a/b\\n")
+        ),
+        *(("revision", value) for value in ("", "-x", "a..b", "a b", "main\\n", "/main", "a?b")),
+    ],
+)
+def test_a_repository_or_revision_that_no_hub_has_is_refused(key: str, value: str) -> None:
+    text = re.sub(rf'(?m)^{key} = "[^"]*"$', lambda _: f'{key} = "{value}"', HUB_TABLE)
+    assert text != HUB_TABLE
+    assert f"$.model.{key}" in refused(with_hub(text)).what
+
+
+@pytest.mark.parametrize("pattern", ["../*", "/etc/*", "[a-z]*", "", "a b", ".*"])
+def test_a_pattern_of_files_that_leads_elsewhere_is_refused(pattern: str) -> None:
+    told = refused(with_hub(HUB_TABLE + f'files = ["{pattern}"]\n')).what
+    assert "$.model.files[0]" in told
+
+
+@pytest.mark.parametrize(("revision", "is_pinned"), [("main", False), ("0" * 40, True), ("0" * 39, False)])
+def test_a_full_commit_is_a_revision_that_never_moves(revision: str, is_pinned: bool) -> None:
+    assert HubModel(repository="a/b", revision=revision, license="MIT").is_pinned is is_pinned
+
+
 def test_a_pyproject_without_the_table_has_no_settings() -> None:
     for text in ("", '[project]\nname = "x"\n', "[tool.ruff]\n", "tool = 3\n"):
         assert parse_settings(text, path="pyproject.toml") is None
@@ -167,3 +228,45 @@ def test_a_wrong_setting_is_refused_with_its_key_path(line: str, told: str) -> N
 def test_a_table_of_another_type_is_refused() -> None:
     with pytest.raises(InvalidFileError, match=r"\[tool\.repro-image\]"):
         parse_settings("[tool]\nrepro-image = 3\n", path="pyproject.toml")
+
+
+CUDA = (Path(__file__).parents[2] / "images/vllm-cuda/image.toml").read_text(encoding="utf-8")
+
+
+def with_gpu(table: str, split: str = "1") -> str:
+    """Return the image for GPUs with another [gpu] and another tensor_parallel_size."""
+    text = CUDA[: CUDA.index("[gpu]")] + f"[gpu]\n{table}\n"
+    return re.sub(r"^tensor_parallel_size = .*$", f"tensor_parallel_size = {split}", text, flags=re.MULTILINE)
+
+
+def test_an_image_for_gpus_says_which_and_over_how_many_its_model_is_split() -> None:
+    table = 'models = ["NVIDIA H100 80GB HBM3"]\ncount = 2\nmemory_gib = 80\ndriver = ">=580,<600"'
+    image = parse_image(with_gpu(table, "2"), path=PATH)
+    assert image.gpu == GpuSpec(
+        models=("NVIDIA H100 80GB HBM3",), count=2, memory_gib=80, driver=">=580,<600"
+    )
+    assert image.tensor_parallel == 2
+    assert parse_image(with_gpu(""), path=PATH).gpu == GpuSpec()
+
+
+@pytest.mark.parametrize(
+    ("table", "split", "told"),
+    [
+        ("count = 0", "1", "Expected `int` >= 1 - at `$.gpu.count`"),
+        ("count = true", "1", "Expected `int`, got `bool` - at `$.gpu.count`"),
+        ("memory_gib = 1.5", "1", "Expected `int | null`, got `float` - at `$.gpu.memory_gib`"),
+        ("cuont = 1", "1", "Object contains unknown field `cuont` - at `$.gpu`"),
+        ('models = ["NVIDIA L4 "]', "1", "`$.gpu.models[0]`"),
+        ('models = ["NVIDIA L4; NVIDIA L40"]', "1", "`$.gpu.models[0]`"),
+        ('driver = "580"', "1", "`$.gpu.driver`"),
+        ('driver = "=580"', "1", "`$.gpu.driver`"),
+        ('driver = "~=580"', "1", "`$.gpu.driver`: Invalid specifier: '~=580'"),
+        ("count = 1", "2", "`$.golden.engine.tensor_parallel_size` is 2, and `$.gpu.count` only 1"),
+        ("count = 1", "0", "tensor_parallel_size` must be a whole number of at least 1, found 0"),
+        ("count = 1", "true", "must be a whole number of at least 1, found True"),
+        ("count = 1", '"2"', "must be a whole number of at least 1, found '2'"),
+        ("count = 2", "1.5", "must be a whole number of at least 1, found 1.5"),
+    ],
+)
+def test_a_wrong_demand_on_gpus_is_refused_with_its_key_path(table: str, split: str, told: str) -> None:
+    assert told in refused(with_gpu(table, split)).what

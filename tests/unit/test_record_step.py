@@ -8,11 +8,12 @@ import pytest
 from repro_image.adapters.container import GoldenRun
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.store import Store
+from repro_image.core.controls import control_part
 from repro_image.core.golden import Golden, RunnerOutput, unpack_ids
-from repro_image.errors import UnstableGoldenError
+from repro_image.errors import ToothlessGoldenError, UnstableGoldenError
 from repro_image.steps import record
-from repro_image.steps.record import Asking, ask_twice
-from tests.unit.made_goldens import INSIDE, change, make_golden, other_bits
+from repro_image.steps.record import Asking, ask_for_record, ask_twice
+from tests.unit.made_goldens import INSIDE, change, make_golden, other_bits, other_token
 from tests.unit.made_locks import make_host
 
 
@@ -93,3 +94,36 @@ def test_one_different_bit_in_the_second_container_refuses_the_record(
         ask_twice(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=Quiet())
     assert caught.value.exit_code == 10
     assert "nothing was recorded" in str(caught.value)
+
+
+def test_a_record_holds_two_equal_answers_the_noise_floor_and_the_control(
+    answers: Callable[..., list[GoldenRun]], tmp_path: Path
+) -> None:
+    golden = make_golden()
+    part = control_part(golden)
+    asked = answers(
+        golden,
+        golden,
+        change(golden, {"greedy/1": other_bits(0)}),
+        change(part, {"greedy/0": other_token(2)}),
+    )
+    recording = ask_for_record(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=Quiet())
+    assert recording.answer.golden == golden
+    assert recording.noise_floor.p99_nats > 0
+    assert recording.control.found_by == "H1"
+    twice, _, reordered, control = asked
+    assert (twice.scale_weight, reordered.scale_weight, control.scale_weight) == (False, False, True)
+    assert reordered.engine == {"dtype": "bfloat16", "max_num_seqs": 8}
+    assert [lane.together for lane in reordered.request.lanes] == [True, True, True]
+    assert control.engine == twice.engine
+    assert [lane.name for lane in control.request.lanes] == ["greedy"]
+
+
+def test_a_golden_that_does_not_see_a_changed_weight_is_refused(
+    answers: Callable[..., list[GoldenRun]], tmp_path: Path
+) -> None:
+    golden = make_golden()
+    answers(golden, golden, golden, control_part(golden))
+    with pytest.raises(ToothlessGoldenError) as caught:
+        ask_for_record(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=Quiet())
+    assert caught.value.exit_code == 10

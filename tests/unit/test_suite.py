@@ -27,6 +27,7 @@ def lane(request: GoldenRequest, name: str) -> Lane:
 def test_the_suites_are_pinned(prompts: tuple[str, ...]) -> None:
     """Another digest here is a declared reseed: every golden has to be recorded again."""
     assert {suite: golden_request(suite, seed=42, prompts=prompts).digest for suite in SUITES} == {
+        "full": "sha256:76333509f05833fe2c330132dce88f8022dfe8cb39e815b187e0b60d2134fd66",
         "smoke": "sha256:9254b12772eebc16bc00bad42bbab03bbc6fe44ac78598bbd92be50531bacdef",
         "tiny": "sha256:fb24b3cbf3f46971881475ff8f5a4c1102718f2a1f2d89121465586a105bf8f6",
     }
@@ -48,6 +49,46 @@ def test_smoke_asks_what_its_table_says(smoke: GoldenRequest) -> None:
     }
     assert (smoke.suite, smoke.root_seed, smoke.top_k) == ("smoke", 42, 5)
     assert lane(smoke, "replay").replay_of == ("greedy", "sampled")
+
+
+def test_full_asks_what_its_table_says(prompts: tuple[str, ...]) -> None:
+    full = golden_request("full", seed=42, prompts=prompts)
+    shapes = {
+        lane.name: (len(lane.prompts), {p.sampling.max_tokens for p in lane.prompts})
+        for lane in full.lanes
+        if not lane.replay_of
+    }
+    assert shapes == {
+        "greedy": (20, {256}),
+        "greedy-synthetic": (44, {256}),
+        "sampled": (16, {256}),
+        "stress": (4, {256}),
+        "long": (4, {512}),
+        "shape-alone": (8, {64}),
+        "shape-together": (8, {64}),
+        "shape-prefix": (9, {32}),
+    }
+
+
+def test_drawn_lengths_keep_their_range_and_are_pinned(prompts: tuple[str, ...]) -> None:
+    full = golden_request("full", seed=42, prompts=prompts)
+    lengths = [len(p.token_ids or ()) for p in lane(full, "long").prompts]
+    assert lengths == [831, 721, 1590, 807]
+    assert all(16 <= len(p.token_ids or ()) <= 256 for p in lane(full, "greedy-synthetic").prompts)
+    alone, together = lane(full, "shape-alone"), lane(full, "shape-together")
+    assert [p.token_ids for p in alone.prompts] == [p.token_ids for p in together.prompts]
+
+
+def test_shared_prefixes_are_shared_and_followed_by_something_else(prompts: tuple[str, ...]) -> None:
+    asked = [
+        p.token_ids or ()
+        for p in lane(golden_request("full", seed=42, prompts=prompts), "shape-prefix").prompts
+    ]
+    for first, length in enumerate((1, 511, 2048)):
+        same = asked[first::3]
+        assert [len(ids) for ids in same] == [length + 32] * 3
+        assert len({ids[:length] for ids in same}) == 1
+        assert len({ids[length:] for ids in same}) == 3
 
 
 def test_sampled_prompts_have_their_own_pinned_seeds_of_63_bits(smoke: GoldenRequest) -> None:
@@ -129,7 +170,7 @@ def test_an_unknown_suite_is_refused_with_the_known_ones(prompts: tuple[str, ...
     with pytest.raises(UnknownSuiteError) as caught:
         golden_request("smok", seed=42, prompts=prompts)
     assert str(caught.value) == (
-        "there is no suite 'smok' (known: smoke, tiny)\n"
+        "there is no suite 'smok' (known: full, smoke, tiny)\n"
         "  where: [golden] suite in image.toml\n"
         "  fix:   name one of the known suites"
     )

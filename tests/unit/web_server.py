@@ -9,11 +9,15 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """answers: path -> what to do with each request in turn; the last one stays. requests: what came in."""
+    """answers: path -> what to do with each request in turn; the last one stays. requests: what came in.
+
+    default: what to do with requests for other paths.
+    """
 
     def __init__(self, port: int) -> None:
         self.base = f"http://127.0.0.1:{port}"
         self.answers: dict[str, list[Answer]] = {}
+        self.default: Answer = status(404)
         self.requests: list[tuple[str, dict[str, str]]] = []
 
     def url(self, path: str) -> str:
@@ -32,7 +36,7 @@ def serving() -> Iterator[Server]:
         def do_GET(self) -> None:
             headers = {key.lower(): value for key, value in self.headers.items()}
             server.requests.append((self.path, headers))
-            answers = server.answers.get(self.path, [status(404)])
+            answers = server.answers.get(self.path, [server.default])
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
             try:
                 answer(self)

@@ -6,6 +6,7 @@ stale · 4 constraint · 5 engine, registry, network, disk · 6 ledger or signat
 comparable · 12 drift · 130/143 interrupted.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -358,6 +359,17 @@ class UnstableGoldenError(MismatchError):
         self.detail = detail
 
 
+class ToothlessGoldenError(MismatchError):
+    def __init__(self, *, prompts: int) -> None:
+        super().__init__(
+            f"a changed weight left the answers to {prompts} prompts as they were, so nothing was recorded:"
+            " this golden would not see another model",
+            where="golden run",
+            fix="ask for more or longer prompts: set golden.suite in image.toml to a larger suite",
+        )
+        self.prompts = prompts
+
+
 class InvalidModelError(ProjectError):
     """A model file is damaged, or is no model that can be converted exactly."""
 
@@ -400,6 +412,55 @@ class TooFewCoresError(ConstraintError):
             fix="run on a machine with more cores, or lower golden.threads (a new numeric class)",
         )
         self.threads = threads
+
+
+class NoGpuError(ConstraintError):
+    """found: each GPU with why it does not fit; hidden: how many CUDA_VISIBLE_DEVICES leaves out."""
+
+    def __init__(self, wanted: str, *, found: Sequence[str], hidden: int = 0) -> None:
+        left_out = f" (CUDA_VISIBLE_DEVICES hides {hidden} more)" if hidden else ""
+        super().__init__(
+            f"needed is {wanted}; found: {'; '.join(found) or 'none'}{left_out}",
+            where="this machine's GPUs, as NVML lists them",
+            fix="use a machine that has them (see `repro-image doctor`), or change [gpu] in image.toml",
+        )
+        self.wanted, self.found, self.hidden = wanted, tuple(found), hidden
+
+
+class GpuBusyError(ConstraintError):
+    def __init__(self, uses: Sequence[str]) -> None:
+        super().__init__(
+            f"every GPU that fits is in use: {'; '.join(uses)}",
+            where="this machine's GPUs, as NVML lists them",
+            fix="end what uses them, or wait for it",
+        )
+        self.uses = tuple(uses)
+
+
+class NoGpuAccessError(WorldError):
+    """The engine cannot give GPUs to containers."""
+
+    def __init__(self, uuids: Sequence[str], output: str) -> None:
+        super().__init__(
+            f"the Docker Engine cannot give {', '.join(uuids)} to a container: {output}",
+            where="docker run",
+            fix="install the NVIDIA Container Toolkit, run `nvidia-ctk cdi generate "
+            "--output=/var/run/cdi/nvidia.yaml`, and before Docker 28.2 set "
+            '{"features": {"cdi": true}} in /etc/docker/daemon.json and restart the engine',
+        )
+        self.uuids, self.output = tuple(uuids), output
+
+
+class GpuProbeError(WorldError):
+    """The look at the GPUs from inside an image failed."""
+
+    def __init__(self, reason: str, *, image: str) -> None:
+        super().__init__(
+            f"the GPUs cannot be looked at from inside: {reason}",
+            where=image,
+            fix="use an image whose Python holds nvidia-ml-py, as vLLM's CUDA wheel brings it along",
+        )
+        self.reason, self.image = reason, image
 
 
 class OtherImageError(MismatchError):
@@ -452,7 +513,7 @@ class UnresolvableDebianError(ProjectError):
     def __init__(self, packages: tuple[str, ...], *, suite: str, lines: tuple[str, ...]) -> None:
         tail = "".join(f"\n    | {line}" for line in lines)
         super().__init__(
-            f"Debian {suite} cannot install {', '.join(packages)}{tail}",
+            f"{suite} cannot install {', '.join(packages)}{tail}",
             where="image.toml, [base.packages]",
             fix="name packages that this suite has",
         )
@@ -490,6 +551,40 @@ class ImageMissingError(WorldError):
         self.reference = reference
 
 
+class BrokenImageError(ProjectError):
+    """An image archive that cannot be read as OCI says, or that is made to do harm."""
+
+    def __init__(self, reason: str, *, image: str) -> None:
+        super().__init__(
+            f"the image cannot be read: {reason}",
+            where=image,
+            fix="make it again: `docker save`, or `docker buildx build --output type=oci,dest=FILE`",
+        )
+        self.reason, self.image = reason, image
+
+
+class WhichImageError(UsageError):
+    """An image archive that holds none or several images, or not the one that was named."""
+
+    def __init__(self, path: str, *, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the archive holds {len(known)} images, and one has to be named",
+            where=path,
+            fix=f"write PATH@DIGEST; it holds: {', '.join(known) or 'none'}",
+        )
+        self.path, self.known = path, known
+
+
+class InvalidLabelsError(ProjectError):
+    def __init__(self, reference: str, *, reason: str) -> None:
+        super().__init__(
+            f"the image does not say what it demands of a machine: {reason}",
+            where=f"labels of {reference}",
+            fix="check an image that repro-image built, or build it again with this release",
+        )
+        self.reference, self.reason = reference, reason
+
+
 class OtherInputsError(ProjectError):
     def __init__(self, reference: str, *, parts: tuple[str, ...], revision: str | None) -> None:
         fix = (
@@ -508,7 +603,7 @@ class UnsafeModelError(ProjectError):
         super().__init__(
             f"the model is refused: {reason}",
             where=path,
-            fix="use a folder of .safetensors, .json and .jinja files",
+            fix="use a whole model: safetensors, config, tokenizer, and nothing that runs",
         )
         self.path, self.reason = path, reason
 
@@ -674,6 +769,68 @@ class GoneError(DownloadError):
     """The server says that it does not have the file (404, 410)."""
 
 
+class RefusedError(DownloadError):
+    """The server asks for credentials, or does not accept those that it got (401, 403)."""
+
+
+class RateLimitError(DownloadError):
+    """The server was asked too often (429)."""
+
+    def __init__(self, name: str, *, reason: str, where: str) -> None:
+        super().__init__(
+            name,
+            reason=reason,
+            where=where,
+            fix="wait some minutes and try again, what is there is kept; a model hub allows more to those "
+            "who log in (HF_TOKEN)",
+        )
+
+
+class NoHubModelError(WorldError):
+    def __init__(self, repository: str) -> None:
+        super().__init__(
+            f"the model hub has no repository {repository!r}, or does not show it",
+            where="image.toml: model.repository",
+            fix="correct the name; for a private model set HF_TOKEN to a token that may read it",
+        )
+        self.repository = repository
+
+
+class NoHubRevisionError(WorldError):
+    def __init__(self, repository: str, *, revision: str) -> None:
+        super().__init__(
+            f"the repository {repository} of the model hub has no revision {revision!r}",
+            where="image.toml: model.revision",
+            fix="name a branch, a tag or a full commit of the repository",
+        )
+        self.repository, self.revision = repository, revision
+
+
+class HubAccessError(WorldError):
+    """The model is gated, or private, or the user's token is not accepted."""
+
+    def __init__(self, repository: str) -> None:
+        super().__init__(
+            f"the model hub refuses access to {repository}",
+            where="image.toml: model.repository",
+            fix="accept the model's licence on its page of the hub, and set HF_TOKEN to a token of that "
+            "account (or log in with `hf auth login`)",
+        )
+        self.repository = repository
+
+
+class HubFileGoneError(WorldError):
+    """A commit that is locked is no longer on the hub: its history was rewritten, or it was removed."""
+
+    def __init__(self, repository: str, *, file: str, commit: str, image: str) -> None:
+        super().__init__(
+            f"the locked file {file} of {repository} is gone from the model hub at commit {commit}",
+            where=f"locks/{image}/model.json",
+            fix=f"lock the newest commit with `repro-image lock {image} --upgrade`, or name another revision",
+        )
+        self.repository, self.file, self.commit, self.image = repository, file, commit, image
+
+
 class DebGoneError(WorldError):
     """A locked Debian package is in none of the places it may be had from: mirrors drop what they replace."""
 
@@ -706,6 +863,90 @@ class OtherConversionError(ProjectError):
             fix=f"use the repro-image that locked, or remove the file and run `repro-image lock {image}`",
         )
         self.file, self.expected, self.found = file, expected, found
+
+
+class NotInRegistryError(WorldError):
+    """The registry does not have an image, or a part of it. what: a tag, the repository, or a digest."""
+
+    def __init__(self, reference: str, *, what: str, where: str) -> None:
+        super().__init__(
+            f"the registry has no {reference}: {what} is not there",
+            where=where,
+            fix="correct `reference` in [base] of image.toml; where a locked digest is gone, lock again with "
+            "`repro-image lock --upgrade`",
+        )
+        self.reference, self.missing = reference, what
+
+
+class RegistryAccessError(WorldError):
+    """The registry does not let this user read (401, 403)."""
+
+    def __init__(self, reference: str, *, status: int, registry: str, where: str) -> None:
+        asked = "asks for credentials" if status == 401 else "refuses access"
+        super().__init__(
+            f"the registry {asked} ({status}): {reference}",
+            where=where,
+            fix=f"log in with `docker login {registry}`, or correct the name: some registries say this of "
+            "repositories that do not exist",
+        )
+        self.reference, self.status, self.registry = reference, status, registry
+
+
+class RegistryAnswerError(WorldError):
+    """A registry's answer is not what it says to be, or cannot be used."""
+
+    def __init__(self, reference: str, *, what: str, reason: str) -> None:
+        super().__init__(
+            f"the registry's answer is refused: {reason}",
+            where=f"{reference}: {what}",
+            fix="ask again without a mirror or proxy between; if it repeats, do not trust this registry",
+        )
+        self.reference, self.reason = reference, reason
+
+
+class NoPlatformError(WorldError):
+    def __init__(self, reference: str, *, platform: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"there is no {platform} in {reference} (there is: {', '.join(known) or 'nothing'})",
+            where="image.toml: base.reference",
+            fix=f"name an image that is also made for {platform}",
+        )
+        self.reference, self.platform, self.known = reference, platform, known
+
+
+class CredentialsError(WorldError):
+    def __init__(self, registry: str, *, reason: str) -> None:
+        super().__init__(
+            f"the docker configuration gives no credentials for {registry}: {reason}",
+            where="DOCKER_CONFIG, else ~/.docker/config.json",
+            fix=f"correct its credential helper, or log in again with `docker login {registry}`",
+        )
+        self.registry, self.reason = registry, reason
+
+
+class PullError(WorldError):
+    """The engine could not pull an image. reference: with its digest."""
+
+    def __init__(self, reference: str, *, reason: str) -> None:
+        super().__init__(
+            f"the image could not be pulled: {reason}",
+            where=reference,
+            fix="read the message; where the registry no longer has the digest, lock again with "
+            "`repro-image lock --upgrade`, or push a copy that was kept",
+        )
+        self.reference, self.reason = reference, reason
+
+
+class UnsuitableBaseError(ProjectError):
+    """An image that nothing can be built on here."""
+
+    def __init__(self, reference: str, *, reason: str) -> None:
+        super().__init__(
+            f"the image cannot be a base: {reason}",
+            where=f"image.toml: base.reference, {reference}",
+            fix="name a Debian or Ubuntu image with apt, such as docker.io/library/debian:bookworm-slim",
+        )
+        self.reference, self.reason = reference, reason
 
 
 class NotLockedError(UsageError):

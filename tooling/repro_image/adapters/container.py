@@ -21,7 +21,13 @@ _MAX_OUTPUT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldenRun:
-    """How one golden run is done. model: folder of the model; cpuset: whole cores, such as ``0,1``."""
+    """How one golden run is done.
+
+    model:  folder of the model.
+    cpuset: whole cores, such as ``0,1``.
+    gpus:   UUIDs of the GPUs that the container sees.
+    scale_weight: multiply one weight by 1 + 2**-7.
+    """
 
     image: str
     model: Path
@@ -33,6 +39,8 @@ class GoldenRun:
     memory_gib: int
     timeout_s: int
     environment: Mapping[str, str]
+    gpus: tuple[str, ...] = ()
+    scale_weight: bool = False
 
 
 def run_golden(
@@ -50,6 +58,7 @@ def run_golden(
         engine=dict(run.engine),
         request=run.request,
         continuations=dict(run.continuations),
+        scale_weight=run.scale_weight,
     )
     asked, out = folder / "request.json", folder / "out"
     asked.write_bytes(msgspec.json.encode(request))
@@ -74,6 +83,7 @@ def run_golden(
         environment={**run.environment, "OMP_NUM_THREADS": str(run.threads), "HOME": "/tmp"},  # noqa: S108
         timeout_s=run.timeout_s,
         user=user,
+        gpus=run.gpus,
         options=["--cpuset-cpus", run.cpuset, "--memory", f"{run.memory_gib}g", "--shm-size", "1g"],
         on_line=on_line,
     )

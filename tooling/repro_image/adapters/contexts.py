@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro_image.adapters.store import Store
 from repro_image.core.layers import LayerGroup
-from repro_image.core.lockfile import LockedWheel
+from repro_image.core.lockfile import LockedDeb, LockedWheel
 from repro_image.errors import CorruptFileError
 
 
@@ -28,6 +28,18 @@ def lay_out_contexts(
     tools.mkdir()
     _extract_uv(store.path(installer.sha256), tools / "uv", digest=installer.sha256)
     return {"wheels": str(wheels), "locks": str(locks), "tools": str(tools)}
+
+
+def lay_out_debs(folder: Path, debs: Iterable[LockedDeb], *, store: Store) -> dict[str, str]:
+    """Make the context ``debs`` below ``folder``; every package is compared with its locked digest first.
+
+    Raises: CorruptFileError, MissingFileError.
+    """
+    files = {Path(deb.path).name: deb.sha256 for deb in debs}
+    for digest in files.values():
+        store.verify(digest)
+    store.lay_out(folder / "debs", files)
+    return {"debs": str(folder / "debs")}
 
 
 def _extract_uv(wheel: Path, target: Path, *, digest: str) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from repro_image.core.lockfile import LockedDeb
+from repro_image.core.lockfile import Distribution, LockedDeb
 from repro_image.core.project import DebianBase, Settings
 from repro_image.errors import (
     CommandFailedError,
@@ -33,6 +33,9 @@ from repro_image.errors import (
 )
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_COMPONENTS: Mapping[Distribution, str] = {"debian": "main", "ubuntu": "main universe"}
+# For machines whose apt does not know Ubuntu; each file from there is checked by signature or hash.
+_UBUNTU = "http://archive.ubuntu.com"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_LINES = 20
 _STOP_TIMEOUT_S = 30
@@ -98,6 +101,22 @@ find . -mindepth 1 -type d -empty -delete
 """
 
 
+class InstalledSystem(msgspec.Struct, frozen=True, kw_only=True):
+    """A system that packages are to be installed on.
+
+    suite:   code name of its release.
+    status:  text of its /var/lib/dpkg/status.
+    keyring: the keys that its archives are signed with.
+    libc6:   version of its C library's package.
+    """
+
+    distribution: Distribution
+    suite: str
+    status: str
+    keyring: bytes
+    libc6: str
+
+
 class ResolvedDebs(msgspec.Struct, frozen=True, kw_only=True):
     """Which packages make the root.
 
@@ -129,16 +148,46 @@ def resolve_debs(base: DebianBase, *, settings: Settings, workspace: Path) -> Re
         raise MissingProgramError(str(_KEYRING), package="debian-archive-keyring")
     sites = {archive: _site(archive, settings) for archive in archives(base.suite)}
     folder = Path(tempfile.mkdtemp(prefix="apt-", dir=workspace)).resolve()
-    environment = _private_apt(folder, sites, ca=settings.ca)
-    _run(["apt-get", "-q", "update", "--error-on=any"], environment, report=lambda _line: None)
-    wanted = (*sorted(base.packages), *((_MERGED_USR,) if _has_package(_MERGED_USR, environment) else ()))
-    command = ["apt-get", "-qq", "--yes", "--print-uris", "install", "?essential", *wanted]
+    environment = _private_apt(folder, sites, ca=settings.ca, keyring=_KEYRING, components="main")
+    packages = tuple(sorted(base.packages))
+    merged = (_MERGED_USR,) if _has_package(_MERGED_USR, environment) else ()
+    hashes = _choose(("?essential", *packages, *merged), environment, name=f"Debian {base.suite}")
+    return _resolved(folder, hashes, environment)
+
+
+def resolve_debs_on(
+    system: InstalledSystem, packages: Iterable[str], *, settings: Settings, workspace: Path
+) -> ResolvedDebs:
+    """Return what must be installed on ``system`` for ``packages``, from the archives of its own release.
+
+    What it has already stays out, unless a newer version is needed; sources of other people that it lists are
+    not asked. Recommended packages do not come along.
+    Raises: as resolve_debs.
+    """
+    _require("apt-get", package="apt")
+    names = archives(system.suite)
+    sites = {archive: _site(archive, settings, system.distribution) for archive in names}
+    folder = Path(tempfile.mkdtemp(prefix="apt-", dir=workspace)).resolve()
+    keyring = folder / "keyring.gpg"
+    keyring.write_bytes(system.keyring)
+    components = _COMPONENTS[system.distribution]
+    environment = _private_apt(folder, sites, ca=settings.ca, keyring=keyring, components=components)
+    (folder / "status").write_text(system.status, encoding="utf-8")
+    name = f"{system.distribution.capitalize()} {system.suite}"
+    return _resolved(folder, _choose(tuple(sorted(packages)), environment, name=name), environment)
+
+
+def _choose(wanted: tuple[str, ...], environment: Mapping[str, str], *, name: str) -> tuple[str, ...]:
+    """Return the digests of the packages that apt would install for ``wanted``."""
+    command = ["apt-get", "-qq", "--yes", "--print-uris", "install", *wanted]
     try:
-        hashes = parse_print_uris("\n".join(_query(command, environment)))
+        return parse_print_uris("\n".join(_query(command, environment)))
     except CommandFailedError as error:
-        raise UnresolvableDebianError(
-            tuple(sorted(base.packages)), suite=base.suite, lines=error.lines
-        ) from error
+        named = tuple(package for package in wanted if package not in ("?essential", _MERGED_USR))
+        raise UnresolvableDebianError(named, suite=name, lines=error.lines) from error
+
+
+def _resolved(folder: Path, hashes: Iterable[str], environment: Mapping[str, str]) -> ResolvedDebs:
     packages: dict[str, LockedDeb] = {}
     for line in _query(["apt-get", "indextargets", "--format", "$(RELEASE) $(FILENAME)"], environment):
         archive, index = line.split(" ", 1)
@@ -153,7 +202,7 @@ def resolve_debs(base: DebianBase, *, settings: Settings, workspace: Path) -> Re
     )
 
 
-def deb_urls(deb: LockedDeb, settings: Settings) -> tuple[str, ...]:
+def deb_urls(deb: LockedDeb, settings: Settings, distribution: Distribution = "debian") -> tuple[str, ...]:
     """Return where to ask for ``deb``, best first: the mirror, then ``settings.debian_snapshot`` where set.
 
     A mirror drops a package soon after a newer one came; a snapshot keeps it. ``debian_mirror`` and
@@ -161,10 +210,10 @@ def deb_urls(deb: LockedDeb, settings: Settings) -> tuple[str, ...]:
     elsewhere in it, ``{archive}`` marks the place: ``https://…/archive/{archive}/20260101T000000Z``.
     Raises: NoDebianSourceError when neither is known.
     """
-    snapshot = settings.debian_snapshot
+    snapshot = settings.debian_snapshot if distribution == "debian" else None
     urls = [_address(snapshot, deb.archive)] if snapshot else []
     try:
-        urls.insert(0, _mirror(_site(deb.archive, settings)))
+        urls.insert(0, _mirror(_site(deb.archive, settings, distribution)))
     except NoDebianSourceError:
         if not urls:
             raise
@@ -173,7 +222,6 @@ def deb_urls(deb: LockedDeb, settings: Settings) -> tuple[str, ...]:
 
 def make_root(
     debs: Mapping[LockedDeb, Path],
-    base: DebianBase,
     *,
     source_date_epoch: int,
     workspace: Path,
@@ -336,17 +384,21 @@ def parse_mirror_list(text: str) -> str | None:
     return next((words[0] for words in lines if words and words[0].startswith(("http://", "https://"))), None)
 
 
-def _site(archive: str, settings: Settings) -> str:
-    if settings.debian_mirror:
-        return _address(settings.debian_mirror, archive)
+def _site(archive: str, settings: Settings, distribution: Distribution = "debian") -> str:
+    mirror = settings.debian_mirror if distribution == "debian" else settings.ubuntu_mirror
+    if mirror:
+        return _address(mirror, archive, distribution)
     site = _machine_sites().get(archive)
+    if site is None and distribution == "ubuntu":
+        return _address(_UBUNTU, archive, distribution)
     if site is None:
         raise NoDebianSourceError(archive)
     return site
 
 
-def _address(address: str, archive: str) -> str:
-    name = "debian-security" if archive.endswith("-security") else "debian"
+def _address(address: str, archive: str, distribution: Distribution = "debian") -> str:
+    is_apart = distribution == "debian" and archive.endswith("-security")
+    name = "debian-security" if is_apart else distribution
     return (
         address.replace("{archive}", name) if "{archive}" in address else f"{address.rstrip('/')}/{name}"
     ).rstrip("/")
@@ -373,8 +425,11 @@ def _machine_sites() -> Mapping[str, str]:
     return parse_index_targets("\n".join(_query(command, {**os.environ, "LC_ALL": "C.UTF-8"})))
 
 
-def _private_apt(folder: Path, sites: Mapping[str, str], *, ca: str | None) -> dict[str, str]:
-    """Lay out an empty apt state in ``folder`` and return the environment in which apt-get uses it.
+def _private_apt(
+    folder: Path, sites: Mapping[str, str], *, ca: str | None, keyring: Path, components: str
+) -> dict[str, str]:
+    """Lay out an apt state in ``folder``, with the indexes of ``sites`` and nothing installed; return the
+    environment in which apt-get uses it.
 
     Of the machine's own settings only the way to the network is taken over (proxies, certificates,
     credentials): its pins, architectures and default release would change what is resolved.
@@ -382,16 +437,18 @@ def _private_apt(folder: Path, sites: Mapping[str, str], *, ca: str | None) -> d
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "cache/archives/partial").mkdir(parents=True)
     (folder / "status").touch()
-    line = f"deb [arch=amd64 signed-by={_KEYRING}] {{site}} {{archive}} main\n"
+    line = f"deb [arch=amd64 signed-by={keyring}] {{site}} {{archive}} {components}\n"
     sources = "".join(line.format(site=site, archive=archive) for archive, site in sites.items())
-    (folder / "sources.list").write_text(sources)
+    (folder / "sources.list").write_text(sources, encoding="utf-8")
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     own = _query(["apt-config", "dump", "Acquire"], environment)
     network = [setting for setting in own if not setting.startswith("Acquire::IndexTargets")]
     certificates = f'Acquire::https::CAInfo "{Path(ca).resolve()}";\n' if ca else ""
     settings = "\n".join(network) + "\n" + _APT_SETTINGS.format(folder=folder) + certificates
     (folder / "apt.conf").write_text(settings)
-    return {**environment, "APT_CONFIG": str(folder / "apt.conf")}
+    environment["APT_CONFIG"] = str(folder / "apt.conf")
+    _run(["apt-get", "-q", "update", "--error-on=any"], environment, report=lambda _line: None)
+    return environment
 
 
 def _has_package(name: str, environment: Mapping[str, str]) -> bool:

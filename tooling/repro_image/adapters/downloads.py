@@ -220,8 +220,7 @@ class _Transfer:
             except TryAgainError as error:
                 idle, total = (0 if self._count > before else idle + 1), total + 1
                 if idle >= self._web.limits.attempts or total >= 4 * self._web.limits.attempts:
-                    reason = f"{error.reason}, {total} times"
-                    raise DownloadError(self._file.name, reason=reason, where=safe_url(url)) from error
+                    raise error.final(self._file.name, attempts=total, where=url) from error
                 self._web.wait(max(idle - 1, 0), error)
 
     def _attempt(self, url: str, file: "BufferedRandom") -> None:

@@ -6,6 +6,7 @@ behind.
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -18,43 +19,55 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from packaging.version import InvalidVersion, Version
 
+from repro_image.adapters.cdi import KIND, device_names
 from repro_image.adapters.shipped import RUNNER_FOLDER
 from repro_image.core.reference import sha256_digest
+from repro_image.core.reporter import Reporter
 from repro_image.errors import (
     ContainerTimeoutError,
     EngineCallError,
     EngineMissingError,
     EngineTooOldError,
     ImageStoreError,
+    NoGpuAccessError,
+    PullError,
+    ReproImageError,
 )
 
 if TYPE_CHECKING:
     import docker
 
 ENGINE_FLOOR, BUILDX_FLOOR = Version("26"), Version("0.13")
-ROOT_REPOSITORY = "repro-image/root"
+# BuildKit asks the registry of an image that the engine has as well, and waits for one that does not answer.
+# Nothing listens on this port of loopback: it is refused at once, BuildKit then looks here, and nobody else
+# can give an image this name.
+_LOCAL = "127.0.0.1:1/repro-image"
+ROOT_REPOSITORY, BASE_REPOSITORY = f"{_LOCAL}/root", f"{_LOCAL}/base"
+_PLATFORM = "linux/amd64"
 
 _SUPERVISOR = "/repro/supervise.py"
+# The engine's words where it has no way to give GPUs to containers, or does not know these.
+_NO_GPUS = ("could not select device driver", "CDI device injection failed", "nvidia-container-cli")
+_LINE_LENGTH = 2**16  # a foreign image may write a line without an end
 _STOP_S = 6.0  # Ctrl-C has to be over within 10 s
 _SMALL_BLOB_BYTES = 4 * 2**20  # configs and manifests are a few KiB; layers are skipped unread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineVersions:
-    """What the engine says of itself. buildx: None when the plugin is missing; data_root: its folder on its
-    host.
-    """
+    """What the engine says of itself; core/ports.py explains the fields."""
 
     engine: str
     containerd_store: bool
     buildx: str | None
     data_root: str
+    cdi_folders: tuple[str, ...]
+    nvidia_runtime: bool
     kernel: str
     architecture: str
 
@@ -114,7 +127,7 @@ class Engine:
     one.
     """
 
-    @cached_property
+    @functools.cached_property
     def _client(self) -> "docker.DockerClient":
         import docker
 
@@ -125,7 +138,7 @@ class Engine:
             raise EngineMissingError(str(error)) from error
         return client
 
-    @cached_property
+    @functools.cached_property
     def versions(self) -> EngineVersions:
         """What the engine is. Raises: EngineMissingError."""
         with _engine_errors("docker info"):
@@ -136,6 +149,8 @@ class Engine:
             containerd_store=any("io.containerd.snapshotter" in value for value in status),
             buildx=_buildx_version(),
             data_root=info["DockerRootDir"],
+            cdi_folders=tuple(info.get("CDISpecDirs") or ()),
+            nvidia_runtime="nvidia" in (info.get("Runtimes") or {}),
             kernel=info["KernelVersion"],
             architecture=info["Architecture"],
         )
@@ -177,18 +192,25 @@ class Engine:
         Slow for large images, whose layers stream past unread (42 s for 2.5 GB): ask the ledger for the
         manifest digest first.
         """
-        command = f"docker save {image_id}"
-        with (
-            _engine_errors(command),
-            tarfile.open(fileobj=_Chunks(self._client.api.get_image(image_id)), mode="r|") as archive,
-        ):
+        with self.saved(image_id) as archive:
             for member in archive:
                 if member.size > _SMALL_BLOB_BYTES or not member.isfile():
                     continue
                 data = (archive.extractfile(member) or io.BytesIO()).read()
                 if sha256_digest(data) == image_id:
                     return str(json.loads(data)["config"]["digest"])
-        raise EngineCallError(command, "the image's manifest is not in it")
+        raise EngineCallError(f"docker save {image_id}", "the image's manifest is not in it")
+
+    @contextlib.contextmanager
+    def saved(self, image_id: str) -> Iterator[tarfile.TarFile]:
+        """Open a local image as ``docker save`` writes it: an OCI layout, read from front to back."""
+        with _engine_errors(f"docker save {image_id}"):
+            chunks = self._client.api.get_image(image_id)
+            with (
+                contextlib.closing(chunks),
+                tarfile.open(fileobj=_Chunks(chunks), mode="r|", bufsize=2**20) as archive,
+            ):
+                yield archive
 
     def tag(self, image_id: str, repository: str, tag: str) -> None:
         """Let ``repository:tag`` name the image from now on."""
@@ -204,6 +226,49 @@ class Engine:
         with _engine_errors(f"docker rmi {reference}"), contextlib.suppress(docker.errors.ImageNotFound):
             self._client.api.remove_image(reference, noprune=False)
 
+    def registry_addresses(self, registry: str) -> tuple[str, ...]:
+        """Return where this engine asks for images of ``registry``, best first: its mirrors, then itself."""
+        with _engine_errors("docker info"):
+            known = self._client.info().get("RegistryConfig") or {}
+        own = (known.get("IndexConfigs") or {}).get(registry) or {}
+        is_secure = own.get("Secure", not _is_loopback(registry))
+        host = "registry-1.docker.io" if registry == "docker.io" else registry
+        return *(own.get("Mirrors") or ()), f"{'https' if is_secure else 'http'}://{host}"
+
+    def ensure_pulled(self, reference: str, *, reporter: Reporter) -> None:
+        """Bring ``repository@digest`` into the local store, unless it is there, with the credentials of the
+        docker configuration. Raises: PullError.
+        """
+        import docker
+
+        if self.image(reference) is not None:
+            return
+        repository, _, digest = reference.partition("@")
+        progress: dict[str, tuple[int, int]] = {}
+        with _engine_errors(f"docker pull {reference}"):
+            try:
+                events = self._client.api.pull(
+                    repository, tag=digest, platform=_PLATFORM, stream=True, decode=True
+                )
+                for event in events:
+                    if "error" in event:
+                        raise PullError(reference, reason=str(event["error"]))
+                    if (amount := event.get("progressDetail")) and event.get("status") == "Downloading":
+                        progress[event["id"]] = (amount.get("current", 0), amount.get("total", 0))
+                        done, total = (sum(part) / 1e6 for part in zip(*progress.values(), strict=True))
+                        reporter.status(f"pulling {repository}: {done:,.0f} of {total:,.0f} MB")
+            except docker.errors.APIError as error:
+                raise PullError(reference, reason=str(error.explanation or error)) from error
+        reporter.line(f"pulled {reference}")
+
+    def local_base(self, reference: str) -> str:
+        """Return another name of the pulled ``repository@digest``, that builds start from without its
+        registry.
+        """
+        tag = reference.rpartition(":")[2][:16]
+        self.tag(reference, BASE_REPOSITORY, tag)
+        return f"{BASE_REPOSITORY}:{tag}"
+
     def ensure_root(self, digest: str, tar: Path) -> str:
         """Return the name of the image that holds exactly the root file system ``tar``; import it when it is
         new.
@@ -214,7 +279,7 @@ class Engine:
         name = f"{ROOT_REPOSITORY}:{digest.removeprefix('sha256:')[:16]}"
         found = self.image(name)
         if found is None or found.diff_ids != (digest,):
-            repository, _, tag = name.partition(":")
+            repository, _, tag = name.rpartition(":")
             with _engine_errors(f"docker import {tar} {name}"):
                 self._client.api.import_image(str(tar), repository=repository, tag=tag)
             found = self.image(name)
@@ -231,6 +296,7 @@ class Engine:
         *,
         mounts: Sequence[Mount] = (),
         environment: Mapping[str, str] | None = None,
+        gpus: Sequence[str] = (),
         network: Literal["none", "host"] = "none",
         timeout_s: float = 600,
         workdir: str = "/tmp",  # noqa: S108 - a folder inside the container
@@ -241,29 +307,44 @@ class Engine:
         """Run ``command`` in a new container that has no rights and ends with this process, and return how
         it ended.
 
+        gpus:    UUIDs of the only GPUs that it sees.
         user:    uid:gid; by default the caller's own.
         options: further options of ``docker run``.
         on_line: called with each line of stderr, from another thread.
-        Raises: ContainerTimeoutError; EngineCallError when the container could not be started.
+        Raises: ContainerTimeoutError; NoGpuAccessError; EngineCallError when the container could not be
+                started.
         """
+        gpu_options, gpu_environment = self._gpus(gpus)
         name = f"repro-image-{uuid.uuid4().hex[:12]}"
         supervisor = Mount(source=RUNNER_FOLDER / "supervise.py", target=_SUPERVISOR)
         arguments = ["docker", "run", "--rm", "-i", "--pull", "never", "--name", name, "--network", network]
         arguments += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
         arguments += ["--tmpfs", "/tmp:exec,mode=1777", "--workdir", workdir, "--log-driver", "none"]  # noqa: S108
-        arguments += ["--user", user or f"{os.getuid()}:{os.getgid()}", *options]
+        arguments += ["--user", user or f"{os.getuid()}:{os.getgid()}", *gpu_options, *options]
         arguments += [part for mount in (supervisor, *mounts) for part in ("--mount", mount.argument)]
-        arguments += [
-            part for key, value in sorted((environment or {}).items()) for part in ("--env", f"{key}={value}")
-        ]
+        variables = {**(environment or {}), **gpu_environment}
+        arguments += [part for key in sorted(variables) for part in ("--env", f"{key}={variables[key]}")]
         arguments += ["--entrypoint", "python3", image, _SUPERVISOR, *command]
         with _running(arguments, name=name) as process:
             result = _collect(process, timeout_s=timeout_s, on_line=on_line)
         if result is None:
             raise ContainerTimeoutError(list(command), timeout_s=timeout_s)
         if result.exit_code == 125:  # docker's own: the container never started
-            raise EngineCallError("docker run", result.stderr.strip()[-2000:])
+            output = result.stderr.strip()[-2000:]
+            if gpus and any(words in output for words in _NO_GPUS):
+                raise NoGpuAccessError(gpus, output)
+            raise EngineCallError("docker run", output)
         return result
+
+    def _gpus(self, uuids: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Return the options and variables with which a container sees these GPUs and no others."""
+        # An engine whose default runtime is NVIDIA's would give all GPUs to an image that says so itself.
+        nothing_else = {"NVIDIA_VISIBLE_DEVICES": "void"}
+        if not uuids:
+            return [], nothing_else
+        if set(uuids) <= device_names(self.versions.cdi_folders):
+            return [part for name in uuids for part in ("--device", f"{KIND}={name}")], nothing_else
+        return ["--gpus", f'"device={",".join(uuids)}"'], {}  # quoted as the CSV that --gpus reads
 
 
 @contextlib.contextmanager
@@ -274,7 +355,7 @@ def _engine_errors(command: str) -> Iterator[None]:
 
     try:
         yield
-    except EngineMissingError:
+    except ReproImageError:
         raise
     except (docker.errors.DockerException, requests.RequestException, OSError, tarfile.TarError) as error:
         raise EngineCallError(command, str(error)) from error
@@ -326,7 +407,7 @@ def _collect(
 
     def read(stream: IO[str], key: str) -> None:
         with contextlib.suppress(ValueError):  # closed under us when the run is cut short
-            for line in stream:
+            for line in iter(functools.partial(stream.readline, _LINE_LENGTH), ""):
                 lines[key].append(line)
                 if key == "err" and on_line is not None:
                     on_line(line.rstrip("\n"))
@@ -358,18 +439,23 @@ def _buildx_version() -> str | None:
     return str(version) if version else None
 
 
+def _is_loopback(registry: str) -> bool:
+    host = registry.partition(":")[0]
+    return host == "localhost" or host.startswith("127.")
+
+
 class _Chunks(io.RawIOBase):
     """An iterator of bytes as a file that tarfile can read forwards."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), b""
+        self._chunks, self._rest = iter(chunks), memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            self._rest = next(self._chunks, b"")
+            self._rest = memoryview(next(self._chunks, b""))
             if not self._rest:
                 return 0
         count = min(len(buffer), len(self._rest))

@@ -7,14 +7,16 @@ import tempfile
 from pathlib import Path
 
 from repro_image.core.lockfile import (
+    BaseLock,
     DebianLock,
     Locks,
     ModelLock,
     RequirementsLock,
     parse_json_lock,
+    parse_model_lock,
     parse_requirements,
 )
-from repro_image.core.project import ImageSpec, Settings, is_name, parse_image, parse_settings
+from repro_image.core.project import ImageSpec, RegistryBase, Settings, is_name, parse_image, parse_settings
 from repro_image.errors import (
     FolderError,
     InvalidFileError,
@@ -23,7 +25,8 @@ from repro_image.errors import (
     UnknownImageError,
 )
 
-REQUIREMENTS, DEBIAN, MODEL, DOCKERFILE = "requirements.txt", "debian.json", "model.json", "Dockerfile"
+REQUIREMENTS, MODEL, DOCKERFILE = "requirements.txt", "model.json", "Dockerfile"
+DEBIAN, BASE = "debian.json", "base.json"
 
 
 def find_project(start: Path) -> Path:
@@ -120,13 +123,20 @@ class Project:
     def locks(self, name: str) -> Locks:
         """Return the image's locks. Raises: MissingLockError, EditedLockError, InvalidFileError."""
         return Locks(
-            debian=self.debian_lock(name),
+            base=self.base_lock(name),
             requirements=self.requirements_lock(name),
             model=self.model_lock(name),
         )
 
-    def debian_lock(self, name: str) -> DebianLock:
-        text, path = self._lock_text(name, DEBIAN)
+    def base_file(self, name: str) -> str:
+        """Return the name of the base's lock: debian.json or base.json, by the kind of the base."""
+        return BASE if isinstance(self.image(name).base, RegistryBase) else DEBIAN
+
+    def base_lock(self, name: str) -> DebianLock | BaseLock:
+        file = self.base_file(name)
+        text, path = self._lock_text(name, file)
+        if file == BASE:
+            return parse_json_lock(text, BaseLock, path=path, image=name)
         return parse_json_lock(text, DebianLock, path=path, image=name)
 
     def requirements_lock(self, name: str) -> RequirementsLock:
@@ -135,7 +145,7 @@ class Project:
 
     def model_lock(self, name: str) -> ModelLock:
         text, path = self._lock_text(name, MODEL)
-        return parse_json_lock(text, ModelLock, path=path, image=name)
+        return parse_model_lock(text, path=path, image=name)
 
     def dockerfile(self, name: str) -> str | None:
         """Return the committed rendered Dockerfile, or None before the first render."""
@@ -145,6 +155,17 @@ class Project:
     def write_lock(self, name: str, file: str, text: str) -> bool:
         """Write one file of locks/<image>/ in one step; return whether it changed."""
         return write_text(self.lock_folder(name) / file, text)
+
+    def remove_lock(self, name: str, file: str) -> bool:
+        """Remove one file of locks/<image>/; return whether it was there. Raises: FolderError."""
+        path = self.lock_folder(name) / file
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FolderError(str(path), reason=error.strerror or str(error)) from error
+        return True
 
     def relative(self, path: Path) -> str:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)

@@ -1,19 +1,23 @@
-"""This machine, read from /proc, /sys and /etc; what is missing there is left empty, never an error."""
+"""This machine, read from /proc, /sys, /etc and NVML; what is missing there is left empty, never an error."""
 
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from repro_image.adapters.nvml import read_nvidia
 from repro_image.core.fingerprint import Host
 from repro_image.errors import InvalidFileError
 
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
+# The first comes with the toolkit; older ones and those of some distributions have the second only.
+_TOOLKIT_COMMANDS = (("nvidia-ctk", "--version"), ("nvidia-container-cli", "--version"))
 
 
 class CpuInfo(NamedTuple):
@@ -36,6 +40,7 @@ def read_host(root: Path = _ROOT) -> Host:
     """Return this machine; ``root`` is where its files are looked up."""
     info = parse_cpuinfo(_read(root / "proc/cpuinfo"))
     cpus = allowed_cpus()
+    nvidia, gpus = read_nvidia()
     return Host(
         architecture=platform.machine(),
         cpu_vendor=info.vendor,
@@ -50,7 +55,9 @@ def read_host(root: Path = _ROOT) -> Host:
         memory_bytes=parse_memory(_read(root / "proc/meminfo")),
         kernel=_read(root / "proc/sys/kernel/osrelease").strip(),
         system=parse_os_release(_read(root / "etc/os-release")),
-        gpus=_gpus(root),
+        gpus=gpus,
+        nvidia=nvidia,
+        container_toolkit=_container_toolkit(),
     )
 
 
@@ -122,6 +129,12 @@ def parse_os_release(text: str) -> str:
     return fields.get("PRETTY_NAME", fields.get("NAME", "Linux")).strip("\"'")
 
 
+def parse_toolkit_version(text: str) -> str | None:
+    """Return ``1.17.8`` of what ``nvidia-ctk --version`` or ``nvidia-container-cli --version`` prints."""
+    match = re.search(r"version:? v?([0-9]+(?:\.[0-9]+)+(?:[-~]rc\.[0-9]+)?)", text)
+    return match[1] if match else None
+
+
 def parse_cpu_list(text: str) -> tuple[int, ...]:
     """Return the processors of a kernel list such as ``0-2,5``; empty for anything else."""
     if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text.strip()):
@@ -145,14 +158,15 @@ def _threads_per_core(root: Path, cpu: int) -> int:
     return len(_siblings(root, cpu))
 
 
-def _gpus(root: Path) -> tuple[dict[str, str], ...]:
-    """Return what NVIDIA's driver says of each GPU, without serial numbers."""
-    driver = re.search(r"Kernel Module\D*([0-9.]+)", _read(root / "proc/driver/nvidia/version"))
-    found = []
-    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
-        model = re.search(r"^Model:\s*(.+)$", _read(path), re.MULTILINE)
-        found.append({"model": model[1].strip() if model else "", "driver": driver[1] if driver else ""})
-    return tuple(found)
+def _container_toolkit() -> str | None:
+    for command in _TOOLKIT_COMMANDS:
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if (version := parse_toolkit_version(run.stdout)) is not None:
+            return version
+    return None
 
 
 def _read(path: Path) -> str:

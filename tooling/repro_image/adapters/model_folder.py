@@ -1,34 +1,29 @@
 """A model folder that the user names: looked at before anything of it runs, and hashed."""
 
-import json
 import shutil
 from pathlib import Path
 
 from repro_image.adapters.store import hash_file
 from repro_image.core.canonical import canonical_digest
 from repro_image.core.lockfile import ModelFile
+from repro_image.core.model_files import refuse_unsafe
 from repro_image.errors import UnsafeModelError
-
-# Weights as pickle run code when they are loaded; safetensors cannot.
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")
 
 
 def model_folder_digest(folder: Path) -> str:
     """Return the digest of the folder's files, made as the model lock's. Raises: UnsafeModelError."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UnsafeModelError(str(folder), reason="there is no config.json")
-    files = []
+    paths = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
-        name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_file():
             raise UnsafeModelError(str(path), reason="it is no regular file")
-        if path.suffix.lower() in _PICKLES:
-            raise UnsafeModelError(str(path), reason="files of this kind run code when they are loaded")
-        files.append(ModelFile(path=name, sha256=hash_file(path), size_bytes=path.stat().st_size))
-    for path in sorted(folder.glob("*.json")):
-        _refuse_code(path)
-    return canonical_digest(tuple(files))
+        paths[path.relative_to(folder).as_posix()] = path
+    refuse_unsafe(paths, where=str(folder), read=lambda name: paths[name].read_bytes())
+    return canonical_digest(
+        tuple(
+            ModelFile(path=name, sha256=hash_file(path), size_bytes=path.stat().st_size)
+            for name, path in paths.items()
+        )
+    )
 
 
 def lay_out_copy(folder: Path, target: Path) -> Path:
@@ -55,13 +50,3 @@ def _is_linked(path: Path, place: Path) -> bool:
     except OSError:  # another file system, or one without links
         return False
     return True
-
-
-def _refuse_code(path: Path) -> None:
-    """``auto_map`` makes the loader import Python files of the model's author."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UnsafeModelError(str(path), reason=f"not JSON: {error}") from error
-    if isinstance(fields, dict) and "auto_map" in fields:
-        raise UnsafeModelError(str(path), reason="`auto_map` asks to run the model's own code")

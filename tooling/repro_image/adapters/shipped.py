@@ -1,7 +1,9 @@
 """Files that come with repro-image itself: the runner, the suites' prompts."""
 
+from functools import cache
 from pathlib import Path
 
+from repro_image.core.compatibility import Tables, parse_tables
 from repro_image.core.suite import parse_prompts
 
 RUNNER_FOLDER = Path(__file__).parents[1] / "runner"
@@ -19,3 +21,13 @@ def prompt_texts() -> tuple[str, ...]:
     """Return the natural prompts that suites pick from, in the order of data/prompts.toml."""
     path = DATA_FOLDER / "prompts.toml"
     return parse_prompts(path.read_text(encoding="utf-8"), path=path.name)
+
+
+# File names, so that a stray file in the folder is no table.
+_TABLES = ("advisories.toml", "compilers.toml", "cuda.toml", "gpus.toml", "settings.toml", "wheels.toml")
+
+
+@cache
+def compatibility_tables() -> Tables:
+    """Return what is known to run on what: the rows of data/*.toml."""
+    return parse_tables({name: (DATA_FOLDER / name).read_text(encoding="utf-8") for name in _TABLES})

@@ -92,6 +92,13 @@ class Store:
             self.adopt(copy, found)
         return found
 
+    def add_bytes(self, data: bytes, digest: str) -> None:
+        """Write ``data``, which was hashed by the caller, to its place. Raises: DiskFullError, StoreError."""
+        with self.workspace() as folder, disk_errors(self.root, needed_bytes=len(data)):
+            file = folder / "file"
+            file.write_bytes(data)
+            self.adopt(file, digest)
+
     def adopt(self, file: Path, digest: str) -> None:
         """Move ``file``, which lies on the store's file system and was hashed by the caller, to its place.
 

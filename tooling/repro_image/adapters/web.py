@@ -3,17 +3,17 @@
 import ipaddress
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 import msgspec
 
 from repro_image.adapters.pip_settings import PipSettings, redact
-from repro_image.errors import DownloadError, GoneError
+from repro_image.errors import DownloadError, GoneError, RateLimitError, RefusedError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -27,6 +27,10 @@ _REASONS = {
     404: "the server does not have it (404)",
     410: "the server no longer has it (410)",
 }
+
+_KINDS = {401: RefusedError, 403: RefusedError, 404: GoneError, 410: GoneError}
+
+T = TypeVar("T")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,11 +52,20 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TryAgainError(Exception):
-    """One attempt failed in a way that another may not. wait_s: what the server asked for."""
+    """One attempt failed in a way that another may not.
 
-    def __init__(self, reason: str, *, wait_s: float | None = None) -> None:
+    wait_s:     what the server asked for.
+    is_limited: the server refused because it was asked too often.
+    """
+
+    def __init__(self, reason: str, *, wait_s: float | None = None, is_limited: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.wait_s = reason, wait_s
+        self.reason, self.wait_s, self.is_limited = reason, wait_s, is_limited
+
+    def final(self, name: str, *, attempts: int, where: str) -> DownloadError:
+        """Return what to tell when no further attempt is made."""
+        kind = RateLimitError if self.is_limited else DownloadError
+        return kind(name, reason=f"{self.reason}, {attempts} times", where=safe_url(where))
 
 
 class Web:
@@ -64,6 +77,7 @@ class Web:
     def __init__(self, settings: PipSettings, *, limits: Limits | None = None) -> None:
         self.settings, self.limits = settings, limits or Limits()
         self.stop = threading.Event()
+        self._bearers: dict[tuple[str, str, int | None], str] = {}
         self._pools: dict[tuple[str | None, bool], PoolManager] = {}
         self._lock = threading.Lock()
         addresses = (*settings.indexes, *settings.find_links)
@@ -76,14 +90,22 @@ class Web:
 
         Raises: DownloadError after bounded attempts, or when the page is larger than PAGE_LIMIT_BYTES.
         """
+        return self.patiently(lambda: self._page(url, accept=accept, name=name), url=url, name=name)
+
+    def patiently(self, act: Callable[[], T], *, url: str, name: str) -> T:
+        """Return what ``act`` returns, called again after each TryAgainError. Raises: DownloadError."""
         for attempt in range(self.limits.attempts):
             try:
-                return self._page(url, accept=accept, name=name)
+                return act()
             except TryAgainError as error:
                 last = error
             if attempt + 1 < self.limits.attempts:
                 self.wait(attempt, last)
-        raise DownloadError(name, reason=f"{last.reason}, {self.limits.attempts} times", where=safe_url(url))
+        raise last.final(name, attempts=self.limits.attempts, where=url)
+
+    def authorize(self, url: str, token: str) -> None:
+        """Send ``token`` as a bearer to the server of ``url``, and to no other."""
+        self._bearers[_origin(url)] = token
 
     def size_bytes(self, url: str, *, name: str) -> int:
         """Return the size of a file as its server gives it. Raises: DownloadError."""
@@ -117,19 +139,34 @@ class Web:
                 target = urljoin(url, response.headers.get("Location", ""))
             finally:
                 response.close()
-            self._check_redirect(url, target, name=name)
+            self.check_redirect(url, target, name=name)
+            if _origin(url) != _origin(target):
+                headers = {key: value for key, value in headers.items() if key != "Authorization"}
             url = _without_user_info(target)
         raise DownloadError(name, reason="too many redirects", where=safe_url(url))
 
     def require_ok(self, response: "BaseHTTPResponse", *, url: str, name: str) -> None:
         """Raise TryAgainError for a busy server and DownloadError for any other answer than 2xx."""
-        if response.status in _BUSY:
-            wait_s = _retry_after(response.headers.get("Retry-After", ""))
-            raise TryAgainError(f"the server answers {response.status}", wait_s=wait_s)
+        self.require_ready(response)
         if not 200 <= response.status < 300:
             reason = _REASONS.get(response.status, f"the server answers {response.status}")
-            kind = GoneError if response.status in (404, 410) else DownloadError
-            raise kind(name, reason=reason, where=safe_url(url))
+            raise _KINDS.get(response.status, DownloadError)(name, reason=reason, where=safe_url(url))
+
+    def require_ready(self, response: "BaseHTTPResponse") -> None:
+        """Raise TryAgainError for a busy server."""
+        if response.status in _BUSY:
+            wait_s = _retry_after(response.headers.get("Retry-After", ""))
+            reason = f"the server answers {response.status}"
+            raise TryAgainError(reason, wait_s=wait_s, is_limited=response.status == 429)
+
+    def body(self, response: "BaseHTTPResponse", *, url: str, name: str) -> bytes:
+        """Return the body of a small document. Raises: DownloadError when it is above PAGE_LIMIT_BYTES."""
+        body = bytearray()
+        while chunk := response.read(2**16, decode_content=True):
+            body += chunk
+            if len(body) > PAGE_LIMIT_BYTES:
+                raise DownloadError(name, reason="the page does not end", where=safe_url(url))
+        return bytes(body)
 
     def wait(self, attempt: int, error: TryAgainError) -> None:
         """Wait as long as the server asked, or longer with each attempt; never longer than the limit."""
@@ -146,13 +183,9 @@ class Web:
             if response.status in (404, 410):
                 return None
             self.require_ok(response, url=url, name=name)
-            body = bytearray()
-            while chunk := response.read(2**16, decode_content=True):
-                body += chunk
-                if len(body) > PAGE_LIMIT_BYTES:
-                    raise DownloadError(name, reason="the page does not end", where=safe_url(url))
+            body = self.body(response, url=url, name=name)
             content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            return Page(url=found, content_type=content_type, body=bytes(body))
+            return Page(url=found, content_type=content_type, body=body)
 
     def _send(self, method: str, url: str, *, headers: Mapping[str, str], name: str) -> "BaseHTTPResponse":
         import urllib3
@@ -160,6 +193,8 @@ class Web:
         sent = dict(headers)
         if credentials := self._credentials.get(_origin(url)):
             sent |= urllib3.make_headers(basic_auth=credentials)
+        if token := self._bearers.get(_origin(url)):
+            sent["Authorization"] = f"Bearer {token}"
         with self._read_errors(url, name=name):
             return self._pool(url).request(
                 method,
@@ -208,7 +243,8 @@ class Web:
             self._credentials.setdefault(_origin(url), found)
         return _without_user_info(urldefrag(url).url)
 
-    def _check_redirect(self, url: str, target: str, *, name: str) -> None:
+    def check_redirect(self, url: str, target: str, *, name: str) -> None:
+        """Raise DownloadError where the server at ``url`` must not send us to ``target``."""
         before, after = urlsplit(url), urlsplit(target)
         refused = None
         if after.scheme not in ("http", "https") or not after.hostname:

@@ -35,6 +35,8 @@ COMMANDS = (
     "build",
     "verify",
     "epochs",
+    "diff",
+    "images",
 )
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +11,7 @@ from repro_image.cli import App, print_json
 from repro_image.errors import UsageError
 
 if TYPE_CHECKING:
+    from repro_image.core.epoch import ClassGolden
     from repro_image.core.ledger import StoredEpoch
     from repro_image.steps.epochs import Change, CheckedLedger, EpochDifference
 
@@ -217,18 +218,14 @@ def _told(stored: "StoredEpoch") -> list[tuple[str, str]]:
         *((f"  {name}", digest) for name, digest in _fields(epoch.inputs).items()),
     ]
     for golden in stored.goldens:
-        hardware = golden.fingerprint.numeric_class
         pairs += [
             ("class", f"{golden.numeric_class}"),
-            (
-                "  hardware",
-                f"{hardware.vendor} family {hardware.family} model {hardware.model}, {hardware.capability}",
-            ),
-            ("  threads", f"{hardware.threads}"),
+            ("  hardware", golden.fingerprint.numeric_class.describe()),
             (
                 "  golden",
                 f"{golden.golden}, {golden.tokens} tokens, {_count(golden.repeat.runs, 'run')} agreed",
             ),
+            *_worth(golden),
             *((f"  {level}", digest) for level, digest in _fields(golden.levels).items()),
         ]
     subject = epoch.first_class.fingerprint.subject
@@ -307,6 +304,20 @@ def _visible(text: str) -> str:
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:_HEX]
+
+
+def _worth(golden: "ClassGolden") -> Iterator[tuple[str, str]]:
+    """Yield what the golden can see, as far as its record says it."""
+    if golden.power is not None:
+        sees, confidence = golden.power.sees_per_token, golden.power.confidence
+        yield "  power", f"sees a per-token change of p >= {sees:.2%} with {confidence:.0%}"
+    if golden.noise_floor is not None:
+        floor = golden.noise_floor
+        moved = f"median {floor.median_nats:.1e}, 99 % below {floor.p99_nats:.1e} nats"
+        yield "  noise floor", f"{floor.flip_rate:.2%} of {floor.tokens} tokens flip, {moved}"
+    if golden.negative_control is not None:
+        control = golden.negative_control
+        yield "  control", f"{control.change}: found by {control.found_by} over {control.prompts} prompts"
 
 
 def _count(number: int, noun: str) -> str:

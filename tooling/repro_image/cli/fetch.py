@@ -12,6 +12,8 @@ from repro_image.cli import App, print_json
 def fetch(app: App, images: tuple[str, ...], as_json: bool) -> None:
     """Bring everything that the locks of images name into the store, by hash.
 
+    A base of a registry comes into the engine's own store, by digest.
+
     Afterwards `build` and `verify` work without a network. Interrupted downloads are resumed.
 
     \b
@@ -24,7 +26,7 @@ def fetch(app: App, images: tuple[str, ...], as_json: bool) -> None:
     outcomes = []
     for name in app.images(images):
         with Screen() as screen:
-            outcome = fetch_image(app.project, name, store=app.store, reporter=screen)
+            outcome = fetch_image(app.project, name, store=app.store, engine=app.engine, reporter=screen)
         outcomes.append(outcome)
         if not as_json:
             made = f"; made {' and '.join(outcome.made)}" if outcome.made else ""

@@ -1,15 +1,20 @@
 """repro-image fingerprint."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from repro_image.cli import App, print_json
+
+if TYPE_CHECKING:
+    from repro_image.core.gpu import Gpu
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the document that `check --host` reads.")
 @click.pass_obj
 def fingerprint(app: App, as_json: bool) -> None:
-    """Say what this machine is: processor, instruction sets, memory, kernel, engine.
+    """Say what this machine is: processor, instruction sets, memory, kernel, engine, GPUs.
 
     \b
     Example:
@@ -38,6 +43,12 @@ def fingerprint(app: App, as_json: bool) -> None:
         "system": host.system,
         "engine": host.engine or "none",
         "buildx": host.buildx or "none",
-        "GPUs": ", ".join(gpu.get("model", "") for gpu in host.gpus) or "none",
+        "NVIDIA driver": host.nvidia.describe() if host.nvidia else "none",
+        **{f"GPU {gpu.index}": _gpu(gpu) for gpu in host.gpus},
+        "container toolkit": host.container_toolkit or "none",
     }
     click.echo("\n".join(aligned((name, visible(value)) for name, value in rows.items())))
+
+
+def _gpu(gpu: "Gpu") -> str:
+    return ", ".join(filter(None, (gpu.describe(), gpu.uuid, gpu.vbios and f"VBIOS {gpu.vbios}", gpu.fault)))

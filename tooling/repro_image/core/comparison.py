@@ -40,8 +40,12 @@ EXIT_CODES = {Verdict.MATCH: 0, Verdict.MISMATCH: 10, Verdict.NOT_COMPARABLE: 11
 
 
 class Reason(StrEnum):
-    """Why the verdict is no match. SUITE: the two sides were not asked the same prompts."""
+    """Why the verdict is no match.
 
+    CONSTRAINT: this machine cannot run the image. SUITE: the two sides were not asked the same prompts.
+    """
+
+    CONSTRAINT = "constraint"
     CLASS = "class"
     SUITE = "suite"
     TOKENIZER = "tokenizer"
@@ -80,6 +84,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     differences: Differences | None = None
     weights: WeightDifferences | None = None
     visible: Visible | None = None
+    constraints: tuple[FieldDifference, ...] = ()
     class_differences: tuple[FieldDifference, ...] = ()
     tokenizer: TokenizerDifference | None = None
     images: FieldDifference | None = None
@@ -87,6 +92,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.verdict]
+
+    @property
+    def fields(self) -> tuple[FieldDifference, ...]:
+        """What differed or was broken before any token was compared."""
+        return (*self.constraints, *self.class_differences, *([self.images] if self.images else []))
 
 
 def compare(expected: Golden, found: Golden, *, change: float | None = None) -> Comparison:
@@ -141,6 +151,16 @@ def not_comparable_class(differences: tuple[tuple[str, Any, Any], ...]) -> Compa
         reason=Reason.CLASS,
         detail=f"the numeric class differs: {fields}",
         class_differences=tuple(FieldDifference(field=f, expected=a, found=b) for f, a, b in differences),
+    )
+
+
+def not_comparable_constraint(broken: tuple[FieldDifference, ...]) -> Comparison:
+    """Return the verdict where this machine cannot run the image; ``broken``: each rule, needed and found."""
+    return Comparison(
+        verdict=Verdict.NOT_COMPARABLE,
+        reason=Reason.CONSTRAINT,
+        detail=f"this machine cannot run the image: {', '.join(item.field for item in broken)}",
+        constraints=broken,
     )
 
 

@@ -7,42 +7,98 @@ from collections.abc import Mapping
 from typing import Any
 
 from repro_image.core.canonical import canonical_digest
+from repro_image.core.compatibility import Tables
+from repro_image.core.demands import GpuDemands, demands_of
+from repro_image.core.image_labels import LABEL_PREFIX, demand_labels
 from repro_image.core.layers import layer_groups
-from repro_image.core.lockfile import Locks
+from repro_image.core.lockfile import BaseLock, DebianLock, Locks
 from repro_image.core.project import ImageSpec
 from repro_image.errors import InvalidFileError
 
 TEMPLATE = "Dockerfile.j2"
-LABEL_PREFIX = "io.github.repro-image"
+# A golden run has an empty, writable folder there from which programs may be executed.
+_CACHES = "/tmp/cache"  # noqa: S108 - a folder inside the container
+
+_ROOT_TEMPLATE = """\
+{% from "debian.j2" import root_stage %}
+ARG SOURCE_DATE_EPOCH={{ source_date_epoch }}
+{{ root_stage(base) }}
+"""
 
 
-def template_values(name: str, image: ImageSpec, locks: Locks) -> dict[str, Any]:
+def template_values(name: str, image: ImageSpec, locks: Locks, tables: Tables) -> dict[str, Any]:
     """Return what a template may place. Every value is checked text, a number, or a sorted list of such.
 
     name:              of the image.
     groups:            layers of wheels, bottom first: each has ``name``.
+    base:              what the stage `root` is: ``image``, pinned reference of a registry's image, or None
+                       for the locked root file system; ``has_packages``: locked packages go on top.
     source_date_epoch: seconds.
     environment:       (name, value) pairs, sorted: the golden settings, as OpenMP threads for example.
+    gpu_environment:   the same for the container runtime and for the caches of an image for GPUs; else empty.
     labels:            (key, value) pairs, sorted; derived from content only, so equal content has equal
                        labels.
     """
     environment = {"OMP_NUM_THREADS": str(image.golden.threads), **image.golden.environment}
+    demands = demands_of(image, locks, tables)
     labels = {
         "org.opencontainers.image.title": name,
         "org.opencontainers.image.description": image.description,
-        f"{LABEL_PREFIX}.root": locks.debian.root,
+        f"{LABEL_PREFIX}.root": locks.base.root,
         f"{LABEL_PREFIX}.requirements": canonical_digest(locks.requirements.wheels),
         f"{LABEL_PREFIX}.model": locks.model.digest,
         f"{LABEL_PREFIX}.python": image.python.version,
+        **demand_labels(demands),
     }
     return {
         "name": name,
+        "base": base_values(locks.base),
         "groups": layer_groups(locks.requirements.wheels),
-        "source_date_epoch": locks.debian.source_date_epoch,
+        "source_date_epoch": locks.base.source_date_epoch,
         "python_version": image.python.version,
         "environment": sorted(environment.items()),
+        "gpu_environment": sorted(_gpu_environment(demands.gpu, image, locks, tables).items()),
         "labels": sorted(labels.items()),
     }
+
+
+def base_values(lock: DebianLock | BaseLock) -> dict[str, Any]:
+    """Return what ``base`` is in a template."""
+    if isinstance(lock, BaseLock):
+        return {"image": lock.pinned, "has_packages": bool(lock.packages)}
+    return {"image": None, "has_packages": False}
+
+
+def render_root(templates: Mapping[str, str], lock: BaseLock, *, path: str) -> str:
+    """Return the Dockerfile of the stage `root` alone, which Python packages are resolved in."""
+    values = {"base": base_values(lock), "source_date_epoch": lock.source_date_epoch}
+    return render_dockerfile({**templates, TEMPLATE: _ROOT_TEMPLATE}, values, path=path)
+
+
+def _gpu_environment(
+    gpu: GpuDemands | None, image: ImageSpec, locks: Locks, tables: Tables
+) -> dict[str, str]:
+    """Return the variables of an image for GPUs that change no number; image.toml may set them itself."""
+    if gpu is None:
+        return {}
+    names = {wheel.name for wheel in locks.requirements.wheels}
+    caches = {row.cache: _cache_folder(row.cache) for row in tables.compiler if row.name in names}
+    variables = {
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "CUDA_CACHE_PATH": _cache_folder("CUDA_CACHE_PATH"),
+        **caches,
+    }
+    if gpu.cuda and gpu.driver_floor:
+        # Alternatives: a driver of this CUDA, or an older one that minor-version compatibility accepts.
+        variables["NVIDIA_REQUIRE_CUDA"] = f"cuda>={gpu.cuda} driver>={gpu.driver_floor.partition('.')[0]}"
+    return {name: value for name, value in variables.items() if name not in image.golden.environment}
+
+
+def _cache_folder(variable: str) -> str:
+    """Return the folder that a variable such as TRITON_CACHE_DIR names."""
+    owner = re.sub(r"_(?:CACHE|WORKSPACE)_\w+", "", variable)
+    return f"{_CACHES}/{owner.lower().replace('_', '-')}"
 
 
 def render_dockerfile(templates: Mapping[str, str], values: Mapping[str, Any], *, path: str) -> str:

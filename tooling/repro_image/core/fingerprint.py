@@ -2,11 +2,13 @@
 noted.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from repro_image.core.canonical import canonical_digest
+from repro_image.core.gpu import Gpu, NvidiaDriver
 from repro_image.core.project import EngineValue
 from repro_image.core.reference import Digest
 
@@ -37,6 +39,48 @@ class CpuClass(
     def digest(self) -> str:
         return canonical_digest(self)
 
+    def describe(self) -> str:
+        """Return what it is, for people."""
+        chip = f"{self.vendor} family {self.family} model {self.model}, {self.capability}"
+        return f"{chip}, {self.threads} threads"
+
+
+class CudaClass(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="cuda"
+):
+    """The numeric class of a GPU run. The driver is noted beside it: by itself it splits no results.
+
+    gpu:        name as the driver prints it.
+    sm_count:   multiprocessors, which kernels size their work by; 0 where it is not known before a run.
+    memory_gib: as the driver shows it, rounded: 80 for an H100 of 80 GB, 45 for an L40S of 48.
+    count:      GPUs that the run sees.
+    """
+
+    gpu: str
+    compute_capability: str
+    sm_count: int
+    memory_gib: int
+    count: int
+    tensor_parallel: int = 1
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest(self)
+
+    def describe(self) -> str:
+        """Return what it is, for people."""
+        parts = (
+            f"{self.count} x {self.gpu}",
+            f"compute capability {self.compute_capability}",
+            f"{self.sm_count} multiprocessors",
+            f"{self.memory_gib} GiB",
+            f"tensor parallel {self.tensor_parallel}",
+        )
+        return ", ".join(parts)
+
+
+NumericClass: TypeAlias = CpuClass | CudaClass
+
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is being compared.
@@ -64,7 +108,9 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine, as `repro-image fingerprint` writes it and `check --host` reads it.
 
-    flags: all instruction-set flags of /proc/cpuinfo, sorted.
+    flags:             all instruction-set flags of /proc/cpuinfo, sorted.
+    nvidia:            None where NVIDIA's driver is not installed.
+    container_toolkit: version of the NVIDIA Container Toolkit, or None.
     """
 
     format: Literal[1] = 1
@@ -83,13 +129,21 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     system: str
     engine: str | None = None
     buildx: str | None = None
-    gpus: tuple[dict[str, str], ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    nvidia: NvidiaDriver | None = None
+    container_toolkit: str | None = None
+
+
+def without_passing(host: Host) -> Host:
+    """Return ``host`` without what no record must keep: who used its GPUs just then, and serial numbers."""
+    gpus = [msgspec.structs.replace(gpu, uuid="", used_bytes=0, processes=()) for gpu in host.gpus]
+    return msgspec.structs.replace(host, gpus=tuple(gpus))
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """numeric_class decides whether bits may be compared; recorded decides nothing."""
 
-    numeric_class: CpuClass
+    numeric_class: NumericClass
     subject: Subject
     host: Host
     recorded: dict[str, str]
@@ -122,11 +176,34 @@ def cpu_class(host: Host, *, threads: int, capability: str = "", tensor_parallel
     )
 
 
-def class_differences(expected: CpuClass, found: CpuClass) -> tuple[tuple[str, Any, Any], ...]:
-    """Return (field, expected, found) for each differing field; an unknown capability matches any."""
+def cuda_class(gpus: Sequence[Gpu], *, tensor_parallel: int = 1) -> CudaClass:
+    """Return the class of a run on ``gpus``, which are of one kind and at least one."""
+    first = gpus[0]
+    return CudaClass(
+        gpu=first.name,
+        compute_capability=first.compute_capability or "",
+        sm_count=first.sm_count or 0,
+        memory_gib=first.memory_gib,
+        count=len(gpus),
+        tensor_parallel=tensor_parallel,
+    )
+
+
+# What only a run itself can see: unknown before, and then it matches any.
+_UNKNOWN = {"capability": "", "sm_count": 0}
+
+
+def class_differences(expected: NumericClass, found: NumericClass) -> tuple[tuple[str, Any, Any], ...]:
+    """Return (field, expected, found) for each differing field; what is unknown before a run matches any."""
+    if type(expected) is not type(found):
+        return (("kind", _kind(expected), _kind(found)),)
     differences = []
-    for field in CpuClass.__struct_fields__:
+    for field in expected.__struct_fields__:
         a, b = getattr(expected, field), getattr(found, field)
-        if a != b and not (field == "capability" and "" in (a, b)):
+        if a != b and not (field in _UNKNOWN and _UNKNOWN[field] in (a, b)):
             differences.append((field, a, b))
     return tuple(differences)
+
+
+def _kind(numeric_class: NumericClass) -> str:
+    return str(numeric_class.__struct_config__.tag)

@@ -4,15 +4,17 @@ import msgspec
 
 from repro_image.core.canonical import canonical_digest
 from repro_image.core.lockfile import Locks
-from repro_image.core.project import DebianBase, GgufModel, ImageSpec, PythonSpec
+from repro_image.core.project import Base, GgufModel, HubModel, ImageSpec, PythonSpec, RegistryBase
 from repro_image.core.reference import Digest, sha256_digest
 
 # Raised when the tool makes another root from the same packages, so that old locks are seen to be stale.
 ROOT_RECIPE = 1
 
 
-def debian_inputs(base: DebianBase) -> str:
-    """Return the digest of what debian.json is made from; reasons may be reworded freely."""
+def base_inputs(base: Base) -> str:
+    """Return the digest of what debian.json or base.json is made from; reasons may be reworded freely."""
+    if isinstance(base, RegistryBase):
+        return canonical_digest({"reference": base.reference, "packages": sorted(base.packages)})
     return canonical_digest({"recipe": ROOT_RECIPE, "suite": base.suite, "packages": sorted(base.packages)})
 
 
@@ -36,13 +38,17 @@ def requirements_inputs(requirements: str, python: PythonSpec, *, resolver: str,
     )
 
 
-def model_inputs(model: GgufModel, *, converter: str) -> str:
-    """Return the digest of what model.json is made from."""
-    return canonical_digest({"model": msgspec.to_builtins(model), "converter": converter})
+def model_inputs(model: GgufModel | HubModel, *, converter: str) -> str:
+    """Return the digest of what model.json is made from; converter: of GGUF files, no other is converted."""
+    fields = {"model": msgspec.to_builtins(model)}
+    return canonical_digest({**fields, "converter": converter} if isinstance(model, GgufModel) else fields)
 
 
 class BuildInputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The digest of each thing that an image and its golden are made from. ``digest`` binds them all."""
+    """The digest of each thing that an image and its golden are made from. ``digest`` binds them all.
+
+    debian: of the base's lock, of either kind.
+    """
 
     debian: Digest
     requirements: Digest
@@ -66,7 +72,7 @@ def build_inputs(
     suite: digest of the golden request.
     """
     return BuildInputs(
-        debian=canonical_digest(locks.debian),
+        debian=canonical_digest(locks.base),
         requirements=canonical_digest(locks.requirements),
         model=canonical_digest(locks.model),
         dockerfile=sha256_digest(dockerfile.encode()),

@@ -6,8 +6,10 @@ from typing import Protocol
 class EngineVersions(Protocol):
     """What an engine says of itself.
 
-    buildx:    version of the plugin, None when it is missing.
-    data_root: the engine's folder, on the engine's machine.
+    buildx:         version of the plugin, None when it is missing.
+    data_root:      the engine's folder, on the engine's machine.
+    cdi_folders:    where it looks for specifications of devices, there, too; empty when it has CDI off.
+    nvidia_runtime: NVIDIA's container runtime is set up, which `docker run --gpus` needs.
     """
 
     @property
@@ -21,6 +23,12 @@ class EngineVersions(Protocol):
 
     @property
     def data_root(self) -> str: ...
+
+    @property
+    def cdi_folders(self) -> tuple[str, ...]: ...
+
+    @property
+    def nvidia_runtime(self) -> bool: ...
 
 
 class EngineInfo(Protocol):

@@ -1,11 +1,13 @@
 """image.toml and ``[tool.repro-image]``: text -> ImageSpec and Settings; errors name the key path."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from repro_image.core.reference import is_repository
+from repro_image.core.reference import is_repository, is_tagged_image
 from repro_image.errors import InvalidFileError
 
 # One word, safe in a path, a Dockerfile stage name and a repository name.
@@ -21,12 +23,30 @@ VersionText: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9][A-Za-z0-9
 PythonVersion: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A3\.[0-9]{1,2}\Z")]
 EnvName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]*\Z", max_length=100)]
 EnvValue: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.,:/=+@%-]*\Z", max_length=500)]
-RelativePath: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z")
+_RELATIVE_PATH = r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z"
+RelativePath: TypeAlias = Annotated[str, msgspec.Meta(pattern=_RELATIVE_PATH)]
+# As model hubs name repositories: at most one slash, and no part that a path could take for something else.
+ModelRepository: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A(?!.*(?:--|\.\.|\.git\Z))[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+        r"(?:/[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?)?\Z",
+        max_length=96,
+    ),
 ]
+Commit: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 Positive: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
 Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[^\s@]+\Z", max_length=500)]
 EngineValue: TypeAlias = bool | int | float | str
+FlagName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]+\Z", max_length=64)]
+# As NVML prints it, such as ``NVIDIA A100-SXM4-80GB``.
+GpuName: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9()/+.-]*(?: [A-Za-z0-9()/+.-]+)*\Z", max_length=96)
+]
+# PEP 440 specifiers, such as ``>=580.65.06,<600``.
+DriverRange: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern=r"\A(?:[<>]=?|[!=~]=)[0-9.]+(?:,(?:[<>]=?|[!=~]=)[0-9.]+)*\Z", max_length=100)
+]
 
 # Names that end like a credential: their values would end up in a layer, a label or a log.
 SECRET_NAME = re.compile(r".*_(?:TOKEN|SECRET|KEY|PASSWORD|CREDENTIALS?)")
@@ -43,6 +63,22 @@ class DebianBase(
 
     suite: Annotated[str, msgspec.Meta(pattern=r"\A[a-z]+\Z")]
     packages: dict[DebianName, Line]
+
+
+class RegistryBase(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="registry"
+):
+    """An image of a registry, Debian or Ubuntu, with locked packages of its own release on top.
+
+    reference: registry, repository and tag, such as ``docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04``.
+    packages:  package name -> why the image needs it; what the base lacks of their dependencies comes along.
+    """
+
+    reference: Line
+    packages: dict[DebianName, Line] = msgspec.field(default_factory=dict)
+
+
+Base: TypeAlias = DebianBase | RegistryBase
 
 
 class PythonSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,6 +106,29 @@ class GgufModel(
     member: RelativePath
 
 
+class HubModel(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hub"
+):
+    """A model of a hub, as safetensors.
+
+    repository: such as ``HuggingFaceTB/SmolLM2-1.7B-Instruct``.
+    revision:   a branch, tag or commit; the lock names the commit.
+    files:      patterns of the files to take, ``*`` within one folder; empty: what vLLM needs.
+    """
+
+    repository: ModelRepository
+    revision: Annotated[
+        str, msgspec.Meta(pattern=r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]*\Z", max_length=200)
+    ]
+    license: Line
+    files: tuple[Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_*?][A-Za-z0-9_./*?-]*\Z")], ...] = ()
+
+    @property
+    def is_pinned(self) -> bool:
+        """Tell whether the revision is a commit, which never moves."""
+        return is_commit(self.revision)
+
+
 class GoldenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The golden run.
 
@@ -94,8 +153,28 @@ class GoldenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class HostConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the user demands of a machine that runs the image."""
 
-    cpu_flags: tuple[Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]+\Z")], ...] = ()
+    cpu_flags: tuple[FlagName, ...] = ()
     memory_gib: Positive | None = None
+
+
+def tensor_parallel_of(engine: Mapping[str, EngineValue]) -> int:
+    """Return over how many devices these arguments of ``vllm.LLM`` split each layer."""
+    return int(engine.get("tensor_parallel_size", 1))
+
+
+class GpuSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the image demands of a machine's GPUs; the table's presence makes it an image for GPUs.
+
+    models:     names as the driver prints them, of which the GPU must have one; empty: any.
+    count:      GPUs that the golden run gets, all of one model.
+    memory_gib: of each GPU, as it is sold.
+    driver:     versions that are accepted; None: whatever the locked wheels accept.
+    """
+
+    models: tuple[GpuName, ...] = ()
+    count: Positive = 1
+    memory_gib: Positive | None = None
+    driver: DriverRange | None = None
 
 
 class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,11 +183,17 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     format: Literal[1]
     description: Line
     platform: Literal["linux/amd64"]
-    base: DebianBase
+    base: Base
     python: PythonSpec
-    model: GgufModel
+    model: GgufModel | HubModel
     golden: GoldenSpec
     constraints: HostConstraints = msgspec.field(default_factory=HostConstraints)
+    gpu: GpuSpec | None = None
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Return over how many GPUs, or CPU sockets, vLLM splits each layer."""
+        return tensor_parallel_of(self.golden.engine)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,6 +203,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     store:           folder of the content-addressed store; None: below the user's cache folder.
     ca:              file with the certificates to trust, instead of the machine's.
     debian_mirror:   used instead of the machine's own apt sources.
+    ubuntu_mirror:   the same for Ubuntu, and instead of Ubuntu's own archive.
     debian_snapshot: asked for a .deb that the mirror no longer has.
     indexes:         index name -> address, for the packages that image.toml maps to it.
     """
@@ -126,6 +212,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     store: str | None = None
     ca: str | None = None
     debian_mirror: Address | None = None
+    ubuntu_mirror: Address | None = None
     debian_snapshot: Address | None = None
     indexes: dict[Name, Address] = msgspec.field(default_factory=dict)
 
@@ -143,6 +230,12 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
             "the file is empty", path=path, fix="start from `repro-image init`'s image.toml"
         )
     spec = _decode(text, ImageSpec, path=path)
+    if isinstance(spec.base, RegistryBase) and not is_tagged_image(spec.base.reference):
+        raise InvalidFileError(
+            f"`$.base.reference` is not `registry/repository:tag`: {spec.base.reference!r}",
+            path=path,
+            fix="write for example docker.io/library/debian:bookworm-slim; the lock adds the digests",
+        )
     for name in spec.golden.environment:
         if SECRET_NAME.fullmatch(name):
             raise InvalidFileError(
@@ -150,7 +243,42 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
                 path=path,
                 fix="remove it; a golden run has no network and needs no credential",
             )
+    _require_layout(spec, path=path)
     return spec
+
+
+def _require_layout(spec: ImageSpec, *, path: str) -> None:
+    """Refuse a split over more GPUs than the run gets, and a range of drivers that is none."""
+    split = spec.golden.engine.get("tensor_parallel_size", 1)
+    if not isinstance(split, int) or isinstance(split, bool) or split < 1:
+        raise InvalidFileError(
+            f"`$.golden.engine.tensor_parallel_size` must be a whole number of at least 1, found {split!r}",
+            path=path,
+        )
+    if spec.gpu is None:
+        return
+    if split > spec.gpu.count:
+        raise InvalidFileError(
+            f"`$.golden.engine.tensor_parallel_size` is {split}, and `$.gpu.count` only {spec.gpu.count}",
+            path=path,
+            fix=f"set `count = {split}` in [gpu], or lower tensor_parallel_size",
+        )
+    try:
+        SpecifierSet(spec.gpu.driver or "")
+    except InvalidSpecifier as error:
+        raise InvalidFileError(
+            f"`$.gpu.driver`: {error}", path=path, fix="write a range such as >=580.65.06,<600"
+        ) from error
+
+
+def is_commit(text: str) -> bool:
+    """Return whether ``text`` is the full identifier of a git commit."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+
+
+def is_relative_path(text: str) -> bool:
+    """Return whether ``text`` may name a file in a lock."""
+    return re.search(_RELATIVE_PATH, text) is not None
 
 
 def is_name(text: str) -> bool:

@@ -41,6 +41,14 @@ def is_repository(text: str) -> bool:
     return len(text) <= 255 and _REPOSITORY.fullmatch(text) is not None
 
 
+def is_tagged_image(text: str) -> bool:
+    """Return whether ``text`` is ``registry/repository:tag``, all of them written out, and no digest."""
+    repository, _, tag = text.rpartition(":")
+    registry, slash, _ = repository.partition("/")
+    names_registry = bool(slash) and ("." in registry or ":" in registry or registry == "localhost")
+    return names_registry and is_repository(repository) and is_tag(tag)
+
+
 class ImageReference(msgspec.Struct, frozen=True, kw_only=True):
     """What a user names an image by: a repository, a tag, a digest, or a mixture; at least one is there."""
 

@@ -21,6 +21,8 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     count, max_tokens: prompts, and tokens asked of each.
     joined:            natural prompts that make one prompt of this lane.
     synthetic:         length of a prompt of random token ids; 0 for natural prompts.
+    synthetic_to:      with it the length is drawn, from ``synthetic`` to here.
+    prefixes:          lengths of random ids that stand before the prompts in turn, each shared by several.
     together:          asked in one call.
     same_as:           takes its prompts from this earlier lane.
     """
@@ -32,11 +34,24 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     joined: int = 1
     synthetic: int = 0
+    synthetic_to: int = 0
+    prefixes: tuple[int, ...] = ()
     together: bool = False
     same_as: str | None = None
 
 
 _PLANS = {
+    "full": (
+        _Plan(name="greedy", count=20, max_tokens=256),
+        _Plan(name="greedy-synthetic", count=44, max_tokens=256, synthetic=16, synthetic_to=256),
+        _Plan(name="sampled", count=16, max_tokens=256, temperature=1.0, top_p=0.95),
+        _Plan(name="stress", count=4, max_tokens=256, temperature=2.0, top_p=0.1),
+        _Plan(name="long", count=4, max_tokens=512, synthetic=300, synthetic_to=2000),
+        _Plan(name="shape-alone", count=8, max_tokens=64, synthetic=64, synthetic_to=512),
+        _Plan(name="shape-together", count=8, max_tokens=64, together=True, same_as="shape-alone"),
+        # Lengths around a block's border and across many blocks, where a prefix cache would step in.
+        _Plan(name="shape-prefix", count=9, max_tokens=32, synthetic=32, prefixes=(1, 511, 2048)),
+    ),
     "smoke": (
         _Plan(name="greedy", count=8, max_tokens=48),
         _Plan(name="sampled", count=4, max_tokens=48, temperature=1.0, top_p=0.95),
@@ -90,14 +105,14 @@ def golden_request(suite: str, *, seed: int, prompts: tuple[str, ...]) -> Golden
     picks = _picks(suite, seed, prompts)
     lanes: dict[str, Lane] = {}
     for plan in _PLANS[suite]:
-        texts = None if plan.same_as is None else tuple(p.text for p in lanes[plan.same_as].prompts)
+        again = lanes[plan.same_as].prompts if plan.same_as else ()
         lanes[plan.name] = Lane(
             name=plan.name,
             together=plan.together,
             prompts=tuple(
-                _prompt(
-                    plan, index, text=texts[index] if texts else None, seed=seed, suite=suite, picks=picks
-                )
+                _prompt(plan, index, same_as=again[index], seed=seed, suite=suite)
+                if again
+                else _prompt(plan, index, picks=picks, seed=seed, suite=suite)
                 for index in range(plan.count)
             ),
         )
@@ -112,18 +127,26 @@ def _picks(suite: str, seed: int, prompts: tuple[str, ...]) -> Iterator[str]:
 
 
 def _prompt(
-    plan: _Plan, index: int, *, text: str | None, seed: int, suite: str, picks: Iterator[str]
+    plan: _Plan,
+    index: int,
+    *,
+    seed: int,
+    suite: str,
+    picks: Iterator[str] | None = None,
+    same_as: Prompt | None = None,
 ) -> Prompt:
+    """Return one prompt: new text from ``picks``, new ids, or what ``same_as`` asks."""
     child = f"suite.{suite}.{plan.name}.{index}"
-    ids = None
-    if plan.synthetic:
-        ids = synthetic_ids(derive(seed, f"{child}.token_ids"), plan.synthetic)
-    elif text is None:
-        text = (
-            "\n\n".join(next(picks).strip("\n") for _ in range(plan.joined))
-            if plan.joined > 1
-            else next(picks)
+    text, ids = None, None
+    if same_as is not None:
+        text, ids = same_as.text, same_as.token_ids
+    elif plan.synthetic:
+        ids = _shared_prefix(plan, index, seed=seed, suite=suite) + synthetic_ids(
+            derive(seed, f"{child}.token_ids"), _length(plan, seed=seed, child=child)
         )
+    elif picks is not None:
+        texts = [next(picks) for _ in range(plan.joined)]
+        text = texts[0] if len(texts) == 1 else "\n\n".join(part.strip("\n") for part in texts)
     return Prompt(
         id=f"{plan.name}/{index:03}",
         text=text,
@@ -135,6 +158,19 @@ def _prompt(
             seed=derive63(seed, f"{child}.sampling") if plan.temperature else None,
         ),
     )
+
+
+def _length(plan: _Plan, *, seed: int, child: str) -> int:
+    if not plan.synthetic_to:
+        return plan.synthetic
+    return plan.synthetic + derive(seed, f"{child}.length") % (plan.synthetic_to - plan.synthetic + 1)
+
+
+def _shared_prefix(plan: _Plan, index: int, *, seed: int, suite: str) -> tuple[int, ...]:
+    if not plan.prefixes:
+        return ()
+    length = plan.prefixes[index % len(plan.prefixes)]
+    return synthetic_ids(derive(seed, f"suite.{suite}.{plan.name}.prefix.{length}.token_ids"), length)
 
 
 def synthetic_ids(seed: int, length: int) -> tuple[int, ...]:

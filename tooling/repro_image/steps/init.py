@@ -21,13 +21,21 @@ _GITIGNORE = """\
 """
 
 
-def lay_out_project(target: Path) -> tuple[str, ...]:
+# What repro-image ships; the first is what a new project gets unless it asks for another.
+SHIPPED_IMAGES = ("vllm-cpu", "vllm-cuda")
+
+
+def lay_out_project(target: Path, image: str = SHIPPED_IMAGES[0]) -> tuple[str, ...]:
     """Write a new project below ``target``, which need not exist; return the written files, sorted.
 
-    It holds the image that repro-image itself ships. An existing file is never touched.
+    image: which of SHIPPED_IMAGES it holds. An existing file is never touched.
     Raises: ExistingFilesError when any of the files is there, then none is written; FolderError.
     """
-    files = {"pyproject.toml": _PYPROJECT, ".gitignore": _GITIGNORE, **_shipped_files(shipped_project())}
+    files = {
+        "pyproject.toml": _PYPROJECT,
+        ".gitignore": _GITIGNORE,
+        **_shipped_files(shipped_project(), image),
+    }
     existing = sorted(name for name in files if (target / name).exists() or (target / name).is_symlink())
     if existing:
         raise ExistingFilesError(str(target), files=tuple(existing))
@@ -40,15 +48,14 @@ def lay_out_project(target: Path) -> tuple[str, ...]:
 
 
 def shipped_project() -> Path:
-    """Return the folder with the shipped image: inside the installed package, else this repository."""
+    """Return the folder with the shipped images: inside the installed package, else this repository."""
     installed = DATA_FOLDER / "project"
     return installed if installed.is_dir() else Path(__file__).parents[3]
 
 
-def _shipped_files(source: Path) -> dict[str, str]:
-    """Return relative path -> text of the shipped images, their shared macros and their requirements."""
-    images = source / "images"
-    paths = [path for path in images.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    names = sorted(path.parent.name for path in images.glob("*/image.toml"))
-    paths += [source / "requirements" / f"{name}.in" for name in names]
+def _shipped_files(source: Path, image: str) -> dict[str, str]:
+    """Return relative path -> text of one shipped image, the shared macros and the image's requirements."""
+    folders = (source / "images" / image, source / "images/_macros")
+    paths = [path for folder in folders for path in folder.iterdir() if not path.name.startswith(".")]
+    paths.append(source / "requirements" / f"{image}.in")
     return {str(path.relative_to(source)): path.read_text(encoding="utf-8") for path in paths}

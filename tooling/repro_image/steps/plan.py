@@ -5,7 +5,7 @@ network.
 from dataclasses import dataclass
 
 from repro_image.adapters.files import Project
-from repro_image.adapters.shipped import prompt_texts, runner_bytes
+from repro_image.adapters.shipped import compatibility_tables, prompt_texts, runner_bytes
 from repro_image.core.dockerfile import TEMPLATE, render_dockerfile, template_values
 from repro_image.core.golden import GoldenRequest
 from repro_image.core.inputs import BuildInputs, build_inputs
@@ -60,5 +60,5 @@ def plan_image(project: Project, name: str) -> Plan:
 
 def render_image(project: Project, name: str, image: ImageSpec, locks: Locks) -> str:
     """Return the rendered Dockerfile; the same bytes on every machine."""
-    values = template_values(name, image, locks)
+    values = template_values(name, image, locks, compatibility_tables())
     return render_dockerfile(project.templates(name), values, path=f"images/{name}/{TEMPLATE}")

@@ -12,8 +12,23 @@ from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.store import Store
 from repro_image.core.canonical import canonical_digest
 from repro_image.core.comparison import Verdict, compare_repeat
-from repro_image.core.epoch import ClassGolden, Power, Repeat
-from repro_image.core.fingerprint import CpuClass, Fingerprint, Host, Subject, cpu_class
+from repro_image.core.controls import (
+    control_part,
+    negative_control,
+    noise_floor,
+    reordered_engine,
+    reordered_request,
+)
+from repro_image.core.epoch import ClassGolden, NegativeControl, NoiseFloor, Power, Repeat
+from repro_image.core.fingerprint import (
+    Fingerprint,
+    Host,
+    NumericClass,
+    Subject,
+    cpu_class,
+    cuda_class,
+    without_passing,
+)
 from repro_image.core.golden import (
     Golden,
     GoldenRequest,
@@ -24,11 +39,13 @@ from repro_image.core.golden import (
     recorded_continuations,
     recorded_request,
 )
+from repro_image.core.gpu import Gpu
 from repro_image.core.intervals import smallest_visible_change
 from repro_image.core.lockfile import ModelLock
-from repro_image.core.project import EngineValue
+from repro_image.core.model_files import refuse_unsafe
+from repro_image.core.project import EngineValue, tensor_parallel_of
 from repro_image.core.reporter import Reporter
-from repro_image.errors import UnstableGoldenError
+from repro_image.errors import ToothlessGoldenError, UnstableGoldenError
 
 _CONFIDENCE = 0.99
 
@@ -41,6 +58,8 @@ class Asking:
     config:   config digest, what the image is.
     model:    folder; model_digest: of its files.
     cpuset:   whole cores of this machine, as many as threads.
+    gpus:     those that the run gets, as they are seen inside the container; empty on the CPU.
+    scale_weight: multiply one weight by 1 + 2**-7: the negative control.
     """
 
     image: str
@@ -55,6 +74,8 @@ class Asking:
     memory_gib: int
     timeout_s: int
     host: Host
+    gpus: tuple[Gpu, ...] = ()
+    scale_weight: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +109,8 @@ def ask(
         memory_gib=asking.memory_gib,
         timeout_s=asking.timeout_s,
         environment=asking.environment,
+        gpus=tuple(gpu.uuid for gpu in asking.gpus),
+        scale_weight=asking.scale_weight,
     )
     with store.workspace() as folder:
         output: RunnerOutput = run_golden(run, engine=engine, folder=folder, report=_progress(reporter))
@@ -109,6 +132,38 @@ def ask_twice(asking: Asking, *, engine: Engine, store: Store, reporter: Reporte
         raise UnstableGoldenError(comparison.detail)
     reporter.line(f"golden run 2 of 2: the same bits, in {again.total_s:.1f} s")
     return first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """What is recorded of one class: the answer that two containers agreed on, and what it is worth."""
+
+    answer: Answer
+    noise_floor: NoiseFloor
+    control: NegativeControl
+
+
+def ask_for_record(asking: Asking, *, engine: Engine, store: Store, reporter: Reporter) -> Recording:
+    """Ask twice, then once reordered and, in part, once with a changed weight.
+
+    Raises: UnstableGoldenError; ToothlessGoldenError where the answers do not show the changed weight.
+    """
+    answer = ask_twice(asking, engine=engine, store=store, reporter=reporter)
+    golden = answer.golden
+    fed = _fed(asking, golden)
+    batched = replace(fed, request=reordered_request(fed.request), engine=reordered_engine(asking.engine))
+    reordered = ask(batched, engine=engine, store=store, reporter=reporter, fed=golden)
+    floor = noise_floor(golden, reordered.golden)
+    told = f"{floor.flip_rate:.2%} of tokens flip, median {floor.median_nats:.1e} nats"
+    reporter.line(f"noise floor: {told}, in {reordered.total_s:.1f} s")
+    part = control_part(golden)
+    changed = replace(_fed(asking, part), scale_weight=True)
+    other = ask(changed, engine=engine, store=store, reporter=reporter, fed=part)
+    control = negative_control(part, other.golden)
+    if control is None:
+        raise ToothlessGoldenError(prompts=len(part.completions))
+    reporter.line(f"negative control: found by {control.found_by}, in {other.total_s:.1f} s")
+    return Recording(answer=answer, noise_floor=floor, control=control)
 
 
 def ask_again(asking: Asking, golden: Golden, *, engine: Engine, store: Store, reporter: Reporter) -> Answer:
@@ -133,18 +188,16 @@ def _keep_sampling(recorded: GoldenRequest, asked: GoldenRequest) -> GoldenReque
     return msgspec.structs.replace(recorded, lanes=tuple(lanes))
 
 
-def class_golden(
-    asking: Asking, answer: Answer, *, goldens: Goldens, recorded: Mapping[str, str]
-) -> ClassGolden:
-    """Store the answer and return its entry for the ledger; the two runs before it agreed."""
+def class_golden(asking: Asking, recording: Recording, *, goldens: Goldens) -> ClassGolden:
+    """Store the answer and return its entry for the ledger."""
+    answer = recording.answer
     golden = answer.golden
     numeric_class = class_of(asking, answer.inside)
     fingerprint = Fingerprint(
         numeric_class=numeric_class,
         subject=subject_of(asking, answer),
-        host=asking.host,
+        host=without_passing(asking.host),
         recorded={
-            **recorded,
             "python": answer.inside.python,
             "libc": answer.inside.libc,
             "cpuset": asking.cpuset,
@@ -157,6 +210,8 @@ def class_golden(
         tokens=golden.token_count,
         repeat=Repeat(runs=2),
         fingerprint=fingerprint,
+        noise_floor=recording.noise_floor,
+        negative_control=recording.control,
         power=Power(
             tokens=golden.token_count,
             prompts=sum(len(lane.prompts) for lane in golden.request.lanes),
@@ -166,8 +221,10 @@ def class_golden(
     )
 
 
-def class_of(asking: Asking, inside: Inside) -> CpuClass:
+def class_of(asking: Asking, inside: Inside) -> NumericClass:
     """Return the numeric class of a run that was made."""
+    if asking.gpus:
+        return cuda_class(asking.gpus, tensor_parallel=tensor_parallel_of(asking.engine))
     seen = cpu_class(asking.host, threads=asking.threads, capability=inside.capability)
     return msgspec.structs.replace(seen, threads=inside.threads, cpus=inside.cpus)
 
@@ -186,11 +243,16 @@ def subject_of(asking: Asking, answer: Answer) -> Subject:
 
 
 def laid_out_model(store: Store, lock: ModelLock, workspace: Path) -> Path:
-    """Check every file of the locked model against its digest and lay the folder out for mounting."""
-    for file in lock.files:
-        store.verify(file.sha256)
+    """Check every file of the locked model against its digest and lay the folder out for mounting.
+
+    Raises: CorruptFileError, MissingFileError; UnsafeModelError, as for a folder that the user names.
+    """
+    digests = {file.path: file.sha256 for file in lock.files}
+    for digest in digests.values():
+        store.verify(digest)
+    refuse_unsafe(digests, where="the locked model", read=lambda path: store.path(digests[path]).read_bytes())
     folder = workspace / "model"
-    store.lay_out(folder, {file.path: file.sha256 for file in lock.files})
+    store.lay_out(folder, digests)
     return folder
 
 

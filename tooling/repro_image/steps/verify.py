@@ -9,7 +9,6 @@ from repro_image import __version__
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
-from repro_image.adapters.host import whole_cores
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.adapters.store import Store
@@ -22,7 +21,11 @@ from repro_image.core.comparison import (
     not_comparable_class,
 )
 from repro_image.core.epoch import ClassGolden, ClassRecord
-from repro_image.core.fingerprint import CpuClass, Host, class_differences, cpu_class
+from repro_image.core.fingerprint import (
+    CpuClass,
+    NumericClass,
+    class_differences,
+)
 from repro_image.core.golden import Golden
 from repro_image.core.ledger import StoredEpoch
 from repro_image.core.project import ImageSpec
@@ -30,18 +33,19 @@ from repro_image.core.reference import ImageReference
 from repro_image.core.reporter import Reporter
 from repro_image.core.whatif import WhatIf, changed_engine, changed_request
 from repro_image.errors import (
-    BrokenConstraintsError,
     ImageMissingError,
     OtherInputsError,
+    TooFewCoresError,
     UnknownEpochError,
 )
-from repro_image.steps.build import known_host, make_image, restore_tag, timestamp
+from repro_image.steps.build import make_image, restore_tag, timestamp
 from repro_image.steps.plan import plan_image
+from repro_image.steps.ready import Ready, ready_for
 from repro_image.steps.record import (
     Answer,
     Asking,
     ask_again,
-    ask_twice,
+    ask_for_record,
     class_golden,
     class_of,
     laid_out_model,
@@ -62,7 +66,7 @@ class Verification:
     image: str
     comparison: Comparison
     golden: ClassGolden
-    numeric_class: CpuClass | None
+    numeric_class: NumericClass | None
     runs: int
     recorded: str | None = None
 
@@ -110,23 +114,23 @@ def verify(
     if isinstance(image, Comparison):
         return _without_run(stored, name, image, found=image.images.found if image.images else "")
     reporter.line(f"{name} is {epoch.image.config}")
-    host = known_host(engine)
-    threads = what_if.threads or epoch.first_class.fingerprint.numeric_class.threads
-    wanted = cpu_class(host, threads=threads)
-    entry = choose_entry(stored.goldens, wanted)
-    differences = class_differences(entry.fingerprint.numeric_class, wanted)
-    cpuset = whole_cores(threads)
-    if cpuset is None:
-        differences = (*differences, ("whole cores", threads, "fewer"))
+    ready = ready_for(
+        stored, image, what_if=what_if, engine=engine, threads=_threads(project, stored, what_if)
+    )
+    if isinstance(ready, Comparison):
+        return _without_run(stored, name, ready, found=epoch.image.config)
+    entry = choose_entry(stored.goldens, ready.wanted)
+    differences = class_differences(entry.fingerprint.numeric_class, ready.wanted)
+    if not ready.cpuset:
+        differences = (*differences, ("whole cores", ready.threads, "fewer"))
     if differences and not record:
-        return _without_run(
-            stored, name, not_comparable_class(differences), found=epoch.image.config, wanted=wanted
-        )
-    if cpuset is None:
-        raise BrokenConstraintsError(epoch.image_name, (f"golden.threads: needed {threads} whole cores",))
+        comparison = not_comparable_class(differences)
+        return _without_run(stored, name, comparison, found=epoch.image.config, wanted=ready.wanted)
+    if not ready.cpuset:
+        raise TooFewCoresError(ready.threads)
     golden = entries[entry.numeric_class][1]
     with store.workspace() as folder:
-        asking = _asking(stored, entry, golden, image, host, cpuset, what_if, model, folder, adapters)
+        asking = _asking(stored, entry, golden, image, ready, what_if, model, folder, adapters)
         if differences:
             return _record_class(stored, name, asking, goldens, adapters, now)
         comparison, answer, runs = _run(asking, golden, adapters, repeat=repeat, fail_fast=fail_fast)
@@ -163,7 +167,17 @@ def find_epoch(project: Project, reference: ImageReference) -> StoredEpoch:
     raise UnknownEpochError(str(reference), known=tuple(known))
 
 
-def choose_entry(entries: Sequence[ClassGolden], wanted: CpuClass) -> ClassGolden:
+def _threads(project: Project, stored: StoredEpoch, what_if: WhatIf) -> int:
+    """Return the cores of the run: part of the class on the CPU, of no weight on a GPU."""
+    numeric_class = stored.epoch.first_class.fingerprint.numeric_class
+    if what_if.threads is not None:
+        return what_if.threads
+    if isinstance(numeric_class, CpuClass):
+        return numeric_class.threads
+    return project.image(stored.epoch.image_name).golden.threads
+
+
+def choose_entry(entries: Sequence[ClassGolden], wanted: NumericClass) -> ClassGolden:
     """Return the epoch's golden of the class ``wanted``, else the one that differs in the fewest fields."""
     return min(entries, key=lambda entry: len(class_differences(entry.fingerprint.numeric_class, wanted)))
 
@@ -221,8 +235,7 @@ def _asking(
     entry: ClassGolden,
     golden: Golden,
     image: str,
-    host: Host,
-    cpuset: str,
+    ready: Ready,
     what_if: WhatIf,
     model: Path | None,
     folder: Path,
@@ -250,11 +263,12 @@ def _asking(
         engine=changed_engine(subject.engine, what_if),
         environment=what_if.environment,
         request=changed_request(golden.request, what_if),
-        threads=what_if.threads or entry.fingerprint.numeric_class.threads,
-        cpuset=cpuset,
+        threads=ready.threads,
+        cpuset=ready.cpuset,
         memory_gib=spec.golden.memory_gib,
         timeout_s=spec.golden.timeout_s,
-        host=host,
+        host=ready.host,
+        gpus=ready.gpus,
     )
 
 
@@ -294,8 +308,11 @@ def _record_class(
     """Add this machine's class to the epoch: two runs that agree, as for the first class."""
     ledger = Ledger(adapters.project.lock_folder(stored.epoch.image_name), stored.epoch.image_name)
     ledger.check_writable()
-    answer = ask_twice(asking, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter)
-    entry = class_golden(asking, answer, goldens=goldens, recorded={})
+    recording = ask_for_record(
+        asking, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter
+    )
+    answer = recording.answer
+    entry = class_golden(asking, recording, goldens=goldens)
     record = ClassRecord(follows=stored.digest, added=entry, recorded_at=timestamp(now()), tool=__version__)
     added = ledger.append_class(stored, record)
     return Verification(
@@ -311,7 +328,7 @@ def _record_class(
 
 
 def _without_run(
-    stored: StoredEpoch, name: str, comparison: Comparison, *, found: str, wanted: CpuClass | None = None
+    stored: StoredEpoch, name: str, comparison: Comparison, *, found: str, wanted: NumericClass | None = None
 ) -> Verification:
     """Return a verdict that needed no run."""
     return Verification(
