@@ -17,6 +17,7 @@ import pytest
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
+from repro_image.adapters.image_archive import config_digest
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.adapters.store import Store
 from repro_image.core.epoch import Epoch, ImageIdentity, Manifest
@@ -56,7 +57,7 @@ def project(labelled: str, tmp_path_factory: pytest.TempPathFactory, store: Stor
     engine = Engine()
     found = engine.image(labelled)
     assert found is not None
-    config = engine.config_digest(found.id)
+    config = config_digest(engine, found)
     golden = sample_golden()
     Goldens(scratch.locks / "goldens").write(golden)
     model = Project(scratch.folder).model_lock(IMAGE).digest

@@ -8,7 +8,6 @@ behind.
 import contextlib
 import functools
 import io
-import json
 import os
 import re
 import subprocess
@@ -26,7 +25,6 @@ from packaging.version import InvalidVersion, Version
 
 from repro_image.adapters.cdi import KIND, device_names
 from repro_image.adapters.shipped import RUNNER_FOLDER
-from repro_image.core.reference import sha256_digest
 from repro_image.core.reporter import Reporter
 from repro_image.errors import (
     ContainerTimeoutError,
@@ -55,7 +53,6 @@ _SUPERVISOR = "/repro/supervise.py"
 _NO_GPUS = ("could not select device driver", "CDI device injection failed", "nvidia-container-cli")
 _LINE_LENGTH = 2**16  # a foreign image may write a line without an end
 _STOP_S = 6.0  # Ctrl-C has to be over within 10 s
-_SMALL_BLOB_BYTES = 4 * 2**20  # configs and manifests are a few KiB; layers are skipped unread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,21 +182,6 @@ class Engine:
             environment=tuple(config.get("Env") or ()),
             labels=config.get("Labels") or {},
         )
-
-    def config_digest(self, image_id: str) -> str:
-        """Return the config digest of a local image, by reading its manifest out of ``docker save``.
-
-        Slow for large images, whose layers stream past unread (42 s for 2.5 GB): ask the ledger for the
-        manifest digest first.
-        """
-        with self.saved(image_id) as archive:
-            for member in archive:
-                if member.size > _SMALL_BLOB_BYTES or not member.isfile():
-                    continue
-                data = (archive.extractfile(member) or io.BytesIO()).read()
-                if sha256_digest(data) == image_id:
-                    return str(json.loads(data)["config"]["digest"])
-        raise EngineCallError(f"docker save {image_id}", "the image's manifest is not in it")
 
     @contextlib.contextmanager
     def saved(self, image_id: str) -> Iterator[tarfile.TarFile]:

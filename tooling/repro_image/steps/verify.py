@@ -9,6 +9,7 @@ from repro_image import __version__
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
+from repro_image.adapters.image_archive import config_digest
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.adapters.store import Store
@@ -201,7 +202,7 @@ def _resolve(name: str, stored: StoredEpoch, adapters: _Adapters) -> str | Compa
     if found.id in {manifest.digest for manifest in epoch.image.manifests}:
         return found.id
     adapters.reporter.status("the tag names another manifest: reading its configuration")
-    config = adapters.engine.config_digest(found.id)
+    config = config_digest(adapters.engine, found)
     return found.id if config == epoch.image.config else moved_tag(epoch.image.config, config)
 
 
