@@ -87,6 +87,16 @@ def test_a_build_without_cache_elsewhere_gives_the_same_image(epoch: Recorded, t
     assert found.json[0]["config"] == epoch.config
 
 
+def test_a_rebuild_without_cache_joins_the_epoch_as_a_proof(epoch: Recorded) -> None:
+    found = epoch.scratch.run("build", IMAGE, "--prove", "--json")
+    assert found.code == 0, found.err
+    assert found.json[0]["did"] == "unchanged"
+    assert found.json[0]["proof"]["config"] == epoch.config
+    shown = epoch.scratch.run("epochs", "show", "1", "--image", IMAGE)
+    assert f"as {epoch.config}" in shown.out
+    assert epoch.scratch.run("epochs", "check").code == 0
+
+
 def test_the_next_build_makes_epoch_2_and_says_how_its_answers_compare(
     epoch: Recorded, tmp_path: Path
 ) -> None:

@@ -617,6 +617,15 @@ class RecordWhatIfError(UsageError):
         )
 
 
+class ProveWithoutEpochError(UsageError):
+    def __init__(self) -> None:
+        super().__init__(
+            "--prove adds a proof to an epoch, and --no-golden makes none",
+            where="command line",
+            fix="leave out one of the two",
+        )
+
+
 class ReportFormError(UsageError):
     def __init__(self, path: str, *, forms: tuple[str, ...]) -> None:
         super().__init__(

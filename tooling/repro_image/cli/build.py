@@ -1,36 +1,51 @@
 """repro-image build."""
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from repro_image.cli import App, print_json
+from repro_image.errors import MismatchError, ProveWithoutEpochError
 
 if TYPE_CHECKING:
+    from repro_image.core.ledger import StoredEpoch
     from repro_image.steps.build import BuildOutcome
+    from repro_image.steps.prove import Proof
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("--no-golden", is_flag=True, help="Build only: no golden run, no epoch. Works on any machine.")
 @click.option("--no-cache", is_flag=True, help="Run every build step again.")
+@click.option(
+    "--prove", is_flag=True, help="Build once more without cache and compare; equal joins the epoch."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
-def build(app: App, images: tuple[str, ...], no_golden: bool, no_cache: bool, as_json: bool) -> None:
+def build(
+    app: App, images: tuple[str, ...], no_golden: bool, no_cache: bool, prove: bool, as_json: bool
+) -> None:
     """Build images from their locks, run the golden generation, record a new epoch.
 
     Nothing changed and the image at hand: says so and writes nothing. Nothing changed and the image missing:
     rebuilds it, and it must come out as the epoch's image.
 
+    With --prove the image is then built a second time, every step again. Equal: a proof record joins the
+    epoch. Not equal: every difference is told with its cause, and the exit code is 10.
+
     \b
-    Example:
+    Examples:
       repro-image build vllm-cpu
+      repro-image build vllm-cpu --prove
     """
     from repro_image.cli.screen import Screen
     from repro_image.steps.build import build as build_step
 
-    outcomes = []
+    if prove and no_golden:
+        raise ProveWithoutEpochError
+    documents, is_proved = [], True
     for name in app.images(images):
         with Screen() as screen:
             outcome = build_step(
@@ -43,11 +58,33 @@ def build(app: App, images: tuple[str, ...], no_golden: bool, no_cache: bool, as
                 with_golden=not no_golden,
                 use_cache=not no_cache,
             )
-        outcomes.append(outcome)
         if not as_json:
             click.echo(_told(outcome))
+        proof = _prove(app, outcome.epoch) if prove and outcome.epoch is not None else None
+        if proof is not None:
+            is_proved = is_proved and proof.difference is None
+            if not as_json:
+                click.echo(_proof_told(proof))
+        documents.append({**_fields(outcome), "proof": _proof_fields(proof)})
     if as_json:
-        print_json([_fields(outcome) for outcome in outcomes])
+        print_json(documents)
+    if not is_proved:
+        sys.exit(MismatchError.exit_code)
+
+
+def _prove(app: App, epoch: "StoredEpoch") -> "Proof":
+    from repro_image.cli.screen import Screen
+    from repro_image.steps.prove import prove
+
+    with Screen() as screen:
+        return prove(
+            app.project,
+            epoch,
+            store=app.store,
+            engine=app.engine,
+            reporter=screen,
+            now=lambda: datetime.now(UTC),
+        )
 
 
 def _told(outcome: "BuildOutcome") -> str:
@@ -84,3 +121,17 @@ def _fields(outcome: "BuildOutcome") -> dict[str, Any]:
             "detail": outcome.comparison.detail,
         },
     }
+
+
+def _proof_told(proof: "Proof") -> str:
+    from repro_image.reports.image_diff import diff_report
+
+    if proof.difference is None:
+        return f"\nproved: built once more without cache, the same image; record {proof.record}"
+    return f"\nnot proved: built once more without cache, another image\n\n{diff_report(proof.difference)}"
+
+
+def _proof_fields(proof: "Proof | None") -> dict[str, Any] | None:
+    if proof is None:
+        return None
+    return {"config": proof.config, "record": proof.record, "difference": proof.difference}
