@@ -35,8 +35,8 @@ unit:  ## The tests that need no engine: seconds.
 
 .PHONY: test
 test: setup lint  ## Everything that runs without a GPU, real engine and real vLLM included.
-	$(PYTEST) tests/unit -n 2 -q --timeout 120
-	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large'
+	$(PYTEST) tests/unit -n 2 -q --timeout 120 --no-skips
+	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large' --no-skips
 
 .PHONY: large
 large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of disk, no GPU.

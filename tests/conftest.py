@@ -16,6 +16,17 @@ settings.register_profile(
 settings.load_profile("repro-image")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="A skipped test fails the session.")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let no test go unnoticed where everything that it needs is promised to be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def store() -> Store:
     """A store that outlives the session, so that wheels and debs are downloaded once a machine."""

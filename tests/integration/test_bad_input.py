@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_with_what_is_needed(scratch: Scratch, small_disk: P
 def test_a_full_disk_below_the_locks_leaves_them_as_they_were(scratch: Scratch, small_disk: Path) -> None:
     shutil.copytree(scratch.folder, small_disk / "project")
     full = Scratch.__new__(Scratch)
-    full.folder, full.store = small_disk / "project", scratch.store
+    full.folder, full.store, full.image = small_disk / "project", scratch.store, IMAGE
     (small_disk / "ballast").write_bytes(b"\0" * (700 * 1024))
     before = full.recorded()
     edited = full.locks / "Dockerfile"

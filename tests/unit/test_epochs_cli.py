@@ -171,6 +171,7 @@ def test_an_unknown_image_is_refused(lab: Lab) -> None:
 def test_a_number_needs_the_image_when_there_are_several_and_a_tag_does_not(lab: Lab) -> None:
     lab.image("other")
     lab.record()
+    assert " 1 of vllm-cpu\n" in lab.told("show", "1"), "the only one that has epochs"
     other = lab.record("other", model=digest_of("other model"))
     with pytest.raises(UsageError, match="epoch 1 of which image"):
         lab.told("show", "1")

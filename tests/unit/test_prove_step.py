@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -79,8 +79,8 @@ def test_another_image_is_told_file_by_file_and_nothing_is_recorded(
     monkeypatch.setattr(prove_step, "diff_images", lambda a, b, **_: (a, b))
     untagged: list[str] = []
     proof = prove(tmp_path, stored, untagged)
-    epoch = stored.epoch
-    assert proof.difference == (f"{epoch.repository}:{epoch.tag}", "made/image:build-12345678")
+    epoch, sides = stored.epoch, cast(object, proof.difference)
+    assert sides == (f"{epoch.repository}:{epoch.tag}", "made/image:build-12345678")
     assert proof.record is None
     assert proofs(tmp_path) == []
     assert untagged == ["made/image:build-12345678"]

@@ -13,6 +13,7 @@ from repro_image.core.golden import Golden, pack_ids
 from repro_image.reports.escape import quoted, visible
 from repro_image.reports.json_report import VerifyDocument, json_report, json_schema
 from repro_image.reports.junit import junit_report
+from repro_image.reports.markdown import markdown_report
 from repro_image.reports.text import text_report
 from tests.unit.made_goldens import change, make_golden, other_bits, other_token
 
@@ -210,3 +211,30 @@ def test_escaped_text_is_printable_and_valid_in_every_encoding_step(text: str) -
 def test_quoted_text_can_be_read_back(text: str) -> None:
     inner = quoted(text)[1:-1].encode("latin-1", "backslashreplace")
     assert inner.decode("unicode_escape") == text
+
+
+def test_markdown_shows_verdict_and_levels_and_keeps_the_text_report_in_one_block(golden: Golden) -> None:
+    comparison = compare(golden, golden)
+    told = markdown_report(comparison, context=CONTEXT)
+    assert told.startswith("### match\n\n| level | what | found |\n")
+    assert "| H3 | log-probability bits | equal |" in told
+    assert f"```text\n{text_report(comparison, context=CONTEXT)}```\n" in told
+    assert "<details><summary>" in told
+
+
+def test_markdown_of_a_mismatch_is_open_and_says_how_many_prompts_differ(mismatch: Comparison) -> None:
+    told = markdown_report(mismatch, context={})
+    assert told.startswith("### mismatch (numeric)\n")
+    assert "| H1 | output tokens | **1 of 10 prompts differ** |" in told
+    assert "<details open><summary>" in told
+
+
+@given(st.text(alphabet="`a\n<", max_size=30))
+def test_nothing_that_a_model_writes_closes_the_block_of_markdown(text: str) -> None:
+    golden = make_golden()
+    found = change(golden, {"greedy/1": other_token(5)})
+    comparison = compare(golden, replace(found, vocabulary={**found.vocabulary, "999": text}))
+    told = markdown_report(comparison, context={"tag": text})
+    fence = next(line.removesuffix("text") for line in told.splitlines() if line.startswith("```"))
+    inside = told.split(f"{fence}text\n")[1].rsplit(f"\n{fence}\n", 1)[0]
+    assert fence not in inside

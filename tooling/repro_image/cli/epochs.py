@@ -172,15 +172,17 @@ def _note(app: App, ledger: "CheckedLedger") -> None:
 
 
 def _find(app: App, text: str, image: str | None) -> "StoredEpoch":
-    from repro_image.steps.epochs import find_one
+    from repro_image.steps.epochs import find_one, read_epochs
 
     names = app.images((image,) if image is not None else ())
-    if text.isascii() and text.isdigit() and len(names) > 1:
-        raise UsageError(
-            f"epoch {text} of which image? The project has {', '.join(names)}",
-            where="command line",
-            fix="add `--image IMAGE`, or give the epoch's tag",
-        )
+    if text.isascii() and text.isdigit():
+        recorded = [name for name, epochs in read_epochs(app.project, names).items() if epochs]
+        if len(recorded) > 1:
+            raise UsageError(
+                f"epoch {text} of which image? The project has {', '.join(recorded)}",
+                where="command line",
+                fix="add `--image IMAGE`, or give the epoch's tag",
+            )
     return find_one(app.project, names, text)
 
 

@@ -13,7 +13,7 @@ from repro_image.errors import ReportFormError
 if TYPE_CHECKING:
     from repro_image.steps.verify import Verification
 
-_FORMS = (".json", ".xml")
+_FORMS = (".json", ".xml", ".md")
 
 
 @click.command()
@@ -42,7 +42,7 @@ _FORMS = (".json", ".xml")
     multiple=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a report; .json or .xml (JUnit) decides its form. May repeat.",
+    help="Write a report; .json, .xml (JUnit) or .md decides its form. May repeat.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
@@ -139,6 +139,7 @@ def _write_report(path: Path, found: "Verification", context: dict[str, str]) ->
     from repro_image.adapters.files import write_text
     from repro_image.reports.json_report import json_report
     from repro_image.reports.junit import junit_report
+    from repro_image.reports.markdown import markdown_report
 
-    form = json_report if path.suffix == ".json" else junit_report
-    write_text(path, form(found.comparison, context=context))
+    forms = dict(zip(_FORMS, (json_report, junit_report, markdown_report), strict=True))
+    write_text(path, forms[path.suffix](found.comparison, context=context))

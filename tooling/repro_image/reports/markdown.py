@@ -1,0 +1,36 @@
+"""Comparison -> Markdown for a job's summary or an issue: verdict, levels, the whole text report below."""
+
+import re
+from collections.abc import Mapping
+
+from repro_image.core.comparison import Comparison, Verdict
+from repro_image.reports.text import LEVEL_NAMES, text_report
+
+
+def markdown_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
+    """Return the report; ends in a newline.
+
+    What was verified and what a model wrote stands in a code block only, whose fence is longer than any run
+    of backticks in it, so that nothing of it is ever Markdown or HTML.
+    """
+    told = text_report(comparison, context=context)
+    headline = str(comparison.verdict) + (f" ({comparison.reason})" if comparison.reason else "")
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", told))])
+    state = "" if comparison.verdict is Verdict.MATCH else " open"
+    blocks = [
+        f"### {headline}",
+        _levels(comparison),
+        f"<details{state}><summary>report</summary>\n\n{fence}text\n{told}{fence}\n\n</details>",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _levels(comparison: Comparison) -> str:
+    if not comparison.levels:
+        return ""
+    rows = [
+        f"| {row.level} | {LEVEL_NAMES[row.level]} | "
+        f"{'equal' if row.equal else f'**{row.differing} of {row.prompts} prompts differ**'} |"
+        for row in comparison.levels
+    ]
+    return "\n".join(["| level | what | found |", "|---|---|---|", *rows])
