@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repro_image.cli import group
@@ -373,6 +373,10 @@ def test_an_image_does_not_differ_from_itself(
     assert [each.path for each in found.differences] == ["config.created"]
 
 
+ONCE, TWICE, THRICE = ([File("a")] * count for count in (1, 2, 3))
+
+
+@example([[], ONCE, THRICE], [[], TWICE, ONCE])  # the layer that both have stands elsewhere
 @given(IMAGES, IMAGES)
 def test_both_directions_name_the_same_paths_and_causes(
     tmp_path_factory: pytest.TempPathFactory, one: list[list[File]], other: list[list[File]]

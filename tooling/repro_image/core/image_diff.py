@@ -111,12 +111,14 @@ def _compared(image: ImageDocuments) -> Compared:
 
 def _compression(a: ImageDocuments, b: ImageDocuments) -> Iterator[Difference]:
     """Yield the layers that both images have, stored in other bytes."""
-    stored = dict(zip(b.diff_ids, b.manifest.layers, strict=True))
-    for number, (diff_id, ours) in enumerate(zip(a.diff_ids, a.manifest.layers, strict=True), start=1):
-        theirs = stored.get(diff_id)
-        if theirs is not None and theirs.digest != ours.digest:
+    numbers = {diff_id: number for number, diff_id in enumerate(b.diff_ids)}
+    for number, (diff_id, ours) in enumerate(zip(a.diff_ids, a.manifest.layers, strict=True)):
+        is_here = b.diff_ids[number : number + 1] == (diff_id,)  # the same layer can stand in an image twice
+        other = number if is_here else numbers.get(diff_id)
+        if other is not None and b.manifest.layers[other].digest != ours.digest:
+            theirs = b.manifest.layers[other]
             detail = f"same content, stored in {ours.size} bytes in A and in {theirs.size} in B"
-            yield _told(f"layer {number}", Cause.COMPRESSION, detail)
+            yield _told(_layer_name(number, other), Cause.COMPRESSION, detail)
 
 
 def _config(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
@@ -166,7 +168,8 @@ def _layers(a: ImageDocuments, b: ImageDocuments, layers: Mapping[str, Layer]) -
         yield _told("layers", Cause.LAYERS, f"{len(a.diff_ids)} in A, {len(b.diff_ids)} in B")
     for one, other in pairs or ():
         is_told = one in told[0] or other in told[1]
-        yield from _layer(one, layers[a.diff_ids[one]], layers[b.diff_ids[other]], is_told=is_told)
+        sides = layers[a.diff_ids[one]], layers[b.diff_ids[other]]
+        yield from _layer(_layer_name(one, other), *sides, is_told=is_told)
 
 
 def _removers(stack: Sequence[Layer], path: str) -> set[int]:
@@ -203,9 +206,13 @@ def _pairs(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]] | None:
     return list(zip(*only, strict=True)) if len(a) == len(b) and len(only[0]) == len(only[1]) else None
 
 
-def _layer(number: int, a: Layer, b: Layer, *, is_told: bool) -> Iterator[Difference]:
-    """Yield why two layers differ although the files seen of them may be equal."""
-    path = f"layer {number + 1}"
+def _layer_name(one: int, other: int) -> str:
+    """Return what two layers are called that stand for each other, from whichever side they are looked at."""
+    return f"layer {one + 1}" if one == other else "layers {} and {}".format(*sorted((one + 1, other + 1)))
+
+
+def _layer(path: str, a: Layer, b: Layer, *, is_told: bool) -> Iterator[Difference]:
+    """Yield why two layers differ although the files seen of them may be equal. path: names them."""
     common = [[name for name in side.entries if name in other.entries] for side, other in ((a, b), (b, a))]
     if common[0] != common[1]:
         yield _told(path, Cause.ORDER, "the files that both have stand in another order in the archive")
