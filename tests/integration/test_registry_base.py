@@ -17,6 +17,7 @@ from repro_image.adapters.store import Store
 from repro_image.adapters.web import Web
 from repro_image.core.project import DebianBase, Settings
 from repro_image.steps.fetch import fetch_debs
+from tests.integration.conftest import Quiet
 from tests.registry import OCI_INDEX, OCI_MANIFEST, Registry, running_registry
 from tests.scratch import REPOSITORY, Run, Scratch, docker
 
@@ -38,14 +39,6 @@ libnuma1 = "a small library"
 version = "3.11"
 
 """
-
-
-class Quiet:
-    def line(self, text: str) -> None:
-        print(text)
-
-    def status(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -790,8 +790,8 @@ class RateLimitError(DownloadError):
             name,
             reason=reason,
             where=where,
-            fix="wait some minutes and try again, what is there is kept; a model hub allows more to those "
-            "who log in (HF_TOKEN)",
+            fix="wait some minutes and try again, what is there is kept; those who log in are allowed more "
+            "(a registry: `docker login`; a model hub: HF_TOKEN)",
         )
 
 
