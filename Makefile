@@ -42,6 +42,10 @@ test: setup lint  ## Everything that runs without a GPU, real engine and real vL
 large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of disk, no GPU.
 	$(PYTEST) tests -m large
 
+.PHONY: soak
+soak: setup  ## Twenty honest repeats, and another version of vLLM: most of an hour, real vLLM.
+	$(PYTEST) tests/soak -m soak --no-skips
+
 .PHONY: gpu
 gpu: setup  ## The promise on a real GPU; needs the NVIDIA Container Toolkit and 50 GB of disk.
 	$(PYTEST) tests/gpu -m gpu
@@ -57,5 +61,5 @@ compatibility:  ## Read again what the kernels of the locked CUDA wheels were co
 	.venv/bin/python tooling/wheel_kernels.py --lock locks/vllm-cuda/requirements.txt
 
 .PHONY: clean
-clean:  ## Remove .venv and .demo.
-	rm -rf .venv .demo
+clean:  ## Remove .venv, .demo and screenshots.
+	rm -rf .venv .demo screenshots

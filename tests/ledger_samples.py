@@ -22,10 +22,10 @@ from repro_image.core.golden import (
     Lane,
     Prompt,
     Sampling,
-    golden_digest,
     levels,
     pack_ids,
 )
+from repro_image.core.golden_file import golden_digest
 from repro_image.core.inputs import BuildInputs
 from repro_image.core.reference import sha256_digest
 

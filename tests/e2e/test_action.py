@@ -22,6 +22,7 @@ def test_a_match_is_told_to_later_steps_and_in_the_summary(epoch: Recorded, runn
     assert "`match`" in ended.summary
     report = ElementTree.parse(Path(ended.outputs["reports"]) / "verify.xml")  # noqa: S314 - our own file
     assert report.getroot().get("failures") == "0"
+    assert "<title>match ·" in (Path(ended.outputs["reports"]) / "verify.html").read_text()
 
 
 def test_a_mismatch_fails_the_step_and_is_told_all_the_same(epoch: Recorded, runner: Runner) -> None:

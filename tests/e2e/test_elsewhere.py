@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.changed_models import ChangedModel, Matrix
 from tests.e2e.conftest import Recorded
 from tests.scratch import COMMAND, IMAGE, Scratch, docker
 
@@ -37,17 +38,55 @@ def test_another_class_is_not_comparable_until_it_is_recorded(
     assert "999" in refused.out
     assert fleet.recorded() == before
 
+    across = fleet.run("verify", epoch.tag, "--across", prefix=other_processor)
+    assert across.code == 0, across.out + across.err
+    assert "in another numeric class" in across.out.splitlines()[0], "the bits are equal, and that is told"
+    assert fleet.recorded() == before
+
     added = fleet.run("verify", epoch.tag, "--record", prefix=other_processor)
     assert added.code == 0, added.out + added.err
     now = fleet.recorded()
     assert {path: now[path] for path in before} == before, "what was recorded before only grows"
     assert len([path for path in now if "class-" in path]) == 1
     assert fleet.run("epochs", "check").code == 0
+    shown = fleet.run("epochs", "show", "1")
+    assert "differ in model: match: every level is equal" in shown.out
 
     again = fleet.run("verify", epoch.tag, "--repeat", "2", prefix=other_processor)
     assert again.code == 0, again.out + again.err
     assert again.out.startswith("match")
     assert fleet.run("verify", epoch.tag).code == 0, "the first class still has its own golden"
+
+
+def test_another_dtype_in_another_class_is_a_mismatch_and_never_drift(epoch: Recorded) -> None:
+    other = ("--set", "threads=1", "--set", "dtype=float32")
+    found = epoch.scratch.run("verify", epoch.tag, "--across", *other, "--json")
+    assert found.code == 10, found.err
+    comparison = found.json["comparison"]
+    assert comparison["reason"] == "weights"
+    assert [item["field"] for item in comparison["class_differences"]] == ["threads", "cpus"]
+
+
+def test_a_golden_too_small_for_the_asked_power_is_not_run(epoch: Recorded) -> None:
+    found = epoch.scratch.run("verify", epoch.tag, "--must-see", "0.1%")
+    assert found.code == 11, found.err
+    assert found.out.startswith("not comparable (power): ")
+    assert "golden run" not in found.err
+
+
+def test_fail_fast_stops_after_the_first_answer_that_a_changed_weight_gives(
+    epoch: Recorded, tmp_path: Path
+) -> None:
+    def doubled(name: str, values: Matrix) -> Matrix | None:
+        return values * 2 if name == "model.layers.10.mlp.down_proj.weight" else None
+
+    ChangedModel(epoch.scratch, tmp_path).change_tensors(doubled)
+    found = epoch.scratch.run("verify", epoch.tag, "--fail-fast", "--model", str(tmp_path), "--json")
+    assert found.code == 10, found.err
+    comparison = found.json["comparison"]
+    assert comparison["reason"] == "weights"
+    assert comparison["part"]["prompts"] == len(comparison["prompts"]) == 1
+    assert "stopped after 1 of " in found.err
 
 
 def test_a_project_from_init_locks_with_both_resolvers_and_builds_as_it_is(

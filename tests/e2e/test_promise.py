@@ -37,10 +37,18 @@ def test_the_image_is_found_by_its_digest_too(epoch: Recorded) -> None:
     assert found.json["comparison"]["reason"] == "class"
 
 
-def test_a_build_with_nothing_changed_takes_under_a_second_and_writes_nothing(epoch: Recorded) -> None:
+def test_a_build_with_nothing_changed_takes_under_a_second_and_neither_builds_nor_writes(
+    epoch: Recorded, tmp_path: Path
+) -> None:
     before = epoch.scratch.recorded()
-    runs = [epoch.scratch.run("build", IMAGE, prefix=("unshare", "--net")) for _ in range(3)]
+    (tmp_path / "docker").write_text('#!/bin/sh\ntouch "$0.called"\nexit 1\n')
+    (tmp_path / "docker").chmod(0o755)
+    place = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    runs = [
+        epoch.scratch.run("build", IMAGE, prefix=("unshare", "--net"), environment=place) for _ in range(3)
+    ]
     assert {run.code for run in runs} == {0}
+    assert not (tmp_path / "docker.called").exists()
     assert "nothing changed since epoch 1" in runs[0].out
     assert min(run.seconds for run in runs) < 1.0
     assert epoch.scratch.recorded() == before

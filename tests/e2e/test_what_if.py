@@ -1,61 +1,222 @@
-"""Changes that verify must find, each made for real; the recorded golden is never edited."""
+"""Every reason that verify gives, reached by a real cause; the recorded golden is never edited."""
 
-import json
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repro_image.adapters.engine import ROOT_REPOSITORY
 from repro_image.adapters.store import Store
+from repro_image.core.derive import synthetic_ids
+from tests.changed_models import (
+    ChangedModel,
+    flip_one_bit,
+    forget_merges,
+    model_files,
+    put_one_nan,
+    reword_chat_template,
+    round_to_int8,
+    shorten_rotations,
+    swap_embedding_rows,
+)
 from tests.e2e.conftest import Recorded
 from tests.scratch import IMAGE, Scratch, docker
+
+_BLOCK = 128  # tokens of one block of the KV cache, as image.toml sets it
+_LANE = """
+[[lanes]]
+name = "{name}"
+together = {together}
+max_tokens = {tokens}
+prompts = {prompts}
+"""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
-def model_files(scratch: Scratch) -> dict[str, str]:
-    """Path in the model folder -> digest, as model.json locks it."""
-    lock = json.loads((scratch.locks / "model.json").read_text())
-    return {file["path"]: file["sha256"] for file in lock["files"]}
+@pytest.fixture(scope="module")
+def shapes(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """The same image with an epoch of a suite of its own, whose prompts tell ways of working apart.
+
+    Some are asked together; some are longer than two blocks of the KV cache, which they share.
+    """
+    scratch = Scratch(tmp_path_factory.mktemp("shapes"), epoch.scratch.store)
+    settings = scratch.folder / "pyproject.toml"
+    text = settings.read_text()
+    settings.write_text(text.replace('repository = "repro-image"', 'repository = "repro-image-test"'))
+    scratch.change_image('suite = "smoke"', 'suite = "suite.toml"')
+    crowd = [synthetic_ids(seed, 10 + seed) for seed in range(16)]
+    beginning = synthetic_ids(100, 2 * _BLOCK)
+    shared = [beginning + synthetic_ids(seed, 44) for seed in (101, 102)]
+    lanes = [_lane(f"together-{number}", crowd, tokens=3, together=True) for number in range(4)]
+    suite = "".join(["format = 1\n", *lanes, _lane("prefix", shared, tokens=8)])
+    scratch.image_toml.with_name("suite.toml").write_text(suite)
+    build = scratch.run("build", IMAGE, "--json")
+    assert build.code == 0, build.err
+    return Recorded(scratch, build, build.json[0]["reference"], build.json[0]["config"])
 
 
-def reason(found: object) -> str:
-    comparison = getattr(found, "json")["comparison"]  # noqa: B009 - a property that parses
-    return str(comparison["reason"])
+def _lane(name: str, prompts: Iterable[tuple[int, ...]], *, tokens: int, together: bool = False) -> str:
+    """Return a lane of suite.toml; prompts of token ids are the same for every tokenizer."""
+    listed = ", ".join(f"{{ token_ids = {list(ids)} }}" for ids in prompts)
+    return _LANE.format(name=name, together=str(together).lower(), tokens=tokens, prompts=f"[{listed}]")
 
 
-def test_another_dtype_is_found(epoch: Recorded) -> None:
-    found = epoch.scratch.run("verify", epoch.tag, "--set", "dtype=float32", "--json")
-    assert found.code == 10, found.err
-    assert reason(found) in ("weights", "numeric")
+def test_the_suite_decides_nothing_about_the_image(epoch: Recorded, shapes: Recorded) -> None:
+    assert shapes.config == epoch.config
 
 
-@pytest.mark.parametrize("seed", ["7", "8"])
-def test_another_sampling_seed_is_found_as_sampling(epoch: Recorded, seed: str) -> None:
-    found = epoch.scratch.run("verify", epoch.tag, "--set", f"sampling.seed={seed}", "--json")
-    assert found.code == 10, found.err
-    assert reason(found) == "sampling"
+def what_if(recorded: Recorded, *arguments: str, code: int) -> Any:
+    """Return the comparison that ``verify`` prints, having ended with ``code``."""
+    found = recorded.scratch.run("verify", recorded.tag, *arguments, "--json")
+    assert found.code == code, found.out + found.err
+    return found.json["comparison"]
 
 
-def test_one_flipped_bit_of_one_tensor_is_found_as_weights(epoch: Recorded, tmp_path: Path) -> None:
-    store = Store(epoch.scratch.store)
-    for path, digest in model_files(epoch.scratch).items():
-        shutil.copy(store.path(digest), tmp_path / path)
-    weights = tmp_path / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1001] ^= 1  # in the last tensor: the header is at the beginning
-    weights.write_bytes(data)
-    found = epoch.scratch.run("verify", epoch.tag, "--model", str(tmp_path), "--json")
-    assert found.code == 10, found.err
-    assert reason(found) == "weights"
+def mismatch(recorded: Recorded, *arguments: str) -> Any:
+    comparison = what_if(recorded, *arguments, code=10)
+    assert comparison["verdict"] == "mismatch"
+    return comparison
+
+
+def differing(comparison: Any) -> dict[str, int]:
+    """Level -> prompts that differ at it."""
+    return {row["level"]: row["differing"] for row in comparison["levels"]}
+
+
+def changed_lanes(comparison: Any) -> set[str]:
+    """Lanes with a prompt that differs at any level."""
+    return {row["lane"] for row in comparison["prompts"] if not all(row["equal"].values())}
+
+
+def changed_model(recorded: Recorded, folder: Path, change: Callable[[ChangedModel], None]) -> str:
+    model = ChangedModel(recorded.scratch, folder)
+    change(model)
+    return str(model.folder)
+
+
+# Weights
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors"),
+    [(flip_one_bit, 1), (swap_embedding_rows, 1), (round_to_int8, 121)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_changed_weights_are_found_as_weights_with_the_tensors_counted(
+    epoch: Recorded, tmp_path: Path, change: Callable[[ChangedModel], None], tensors: int
+) -> None:
+    found = mismatch(epoch, "--model", changed_model(epoch, tmp_path, change))
+    assert found["reason"] == "weights"
+    assert found["weights"]["differing"] == tensors
+    assert len(found["weights"]["names"]) == min(tensors, 5)
+
+
+def test_another_dtype_is_found_as_weights_since_every_tensor_is_loaded_otherwise(epoch: Recorded) -> None:
+    found = mismatch(epoch, "--set", "dtype=float32")
+    assert found["reason"] == "weights"
+    assert found["weights"]["differing"] == found["weights"]["tensors"]
+
+
+# Sampling and model
+
+
+def test_another_sampling_seed_is_found_as_sampling_in_the_sampled_lanes_alone(epoch: Recorded) -> None:
+    found = mismatch(epoch, "--set", "sampling.seed=7")
+    assert found["reason"] == "sampling"
+    assert changed_lanes(found) == {"sampled"}
+    assert found["first"]["divergence"]["expected"]["id"] != found["first"]["divergence"]["found"]["id"]
+
+
+def test_another_model_with_the_same_weights_is_found_as_model(epoch: Recorded, tmp_path: Path) -> None:
+    found = mismatch(epoch, "--model", changed_model(epoch, tmp_path, shorten_rotations))
+    assert found["reason"] == "model"
+    assert found["weights"] is None
+    assert found["first"]["divergence"]["position"] < 3
+    assert found["first"]["divergence"]["expected"]["margin_nats"] > 1
+
+
+# Tokenizer
+
+
+@pytest.mark.parametrize(
+    ("change", "prompt"), [(forget_merges, "greedy/000"), (reword_chat_template, "greedy/001")]
+)
+def test_a_changed_tokenizer_or_chat_template_is_not_comparable_and_the_first_id_is_named(
+    epoch: Recorded, tmp_path: Path, change: Callable[[ChangedModel], None], prompt: str
+) -> None:
+    found = what_if(epoch, "--model", changed_model(epoch, tmp_path, change), code=11)
+    assert (found["verdict"], found["reason"]) == ("not comparable", "tokenizer")
+    assert found["tokenizer"]["prompt"] == prompt
+    assert found["tokenizer"]["expected"] != found["tokenizer"]["found"]
+
+
+# The way of working
+
+
+def test_requests_that_are_batched_instead_of_asked_one_by_one_are_found_where_they_were_together(
+    shapes: Recorded,
+) -> None:
+    found = mismatch(shapes, "--set", "max_num_seqs=8")
+    assert found["reason"] == "numeric"
+    assert changed_lanes(found) == {f"together-{number}" for number in range(4)}
+    assert found["weights"] is None
+    assert found["differences"]["largest_nats"] > 0
+
+
+def test_a_prefix_cache_is_found_in_the_second_prompt_with_the_same_beginning(shapes: Recorded) -> None:
+    found = mismatch(shapes, "--set", "enable_prefix_caching=true")
+    assert found["reason"] == "numeric"
+
+
+def test_chunked_prefill_is_found_in_the_prompts_longer_than_a_chunk(shapes: Recorded) -> None:
+    found = mismatch(shapes, "--set", "enable_chunked_prefill=true", "--set", "max_num_batched_tokens=256")
+    assert found["reason"] == "numeric"
+    assert changed_lanes(found) == {"prefix"}
+
+
+# Another class
 
 
 def test_another_thread_count_is_not_comparable_and_the_field_is_named(epoch: Recorded) -> None:
-    found = epoch.scratch.run("verify", epoch.tag, "--set", "threads=1")
-    assert found.code == 11
-    assert "threads" in found.out
-    assert "expected 2" in found.out
+    found = what_if(epoch, "--set", "threads=1", code=11)
+    assert (found["verdict"], found["reason"]) == ("not comparable", "class")
+    assert {"field": "threads", "expected": 2, "found": 1} in found["class_differences"]
+
+
+def test_another_instruction_set_is_another_class_with_equal_ids_and_other_bits(epoch: Recorded) -> None:
+    """Token ids alone are a weak fingerprint."""
+    found = what_if(epoch, "--set", "env.ATEN_CPU_CAPABILITY=avx2", "--across", code=12)
+    assert found["verdict"] == "drift"
+    assert [row["field"] for row in found["class_differences"]] == ["capability"]
+    assert found["weights"] is None
+    assert differing(found)["H1"] == 0
+    assert differing(found)["H3"] > 0
+
+
+# Unstable
+
+
+def test_not_a_number_is_unstable(epoch: Recorded, tmp_path: Path) -> None:
+    found = mismatch(epoch, "--model", changed_model(epoch, tmp_path, put_one_nan))
+    assert found["reason"] == "unstable"
+    assert "NaN" in found["detail"]
+
+
+def test_batches_in_an_engine_of_its_own_process_vary_from_run_to_run_and_are_unstable(
+    shapes: Recorded,
+) -> None:
+    """Which requests are batched with which depends on when they reach the other process."""
+    own_process = ("--set", "env.VLLM_ENABLE_V1_MULTIPROCESSING=1", "--set", "max_num_seqs=8")
+    found = mismatch(shapes, *own_process, "--repeat", "5")
+    assert found["reason"] == "unstable"
+    assert "disagrees with itself" in found["detail"]
+    assert differing(found)["H3"] > 0
+
+
+# Refused before anything runs
 
 
 def test_a_retagged_image_is_a_mismatch_with_both_digests(epoch: Recorded) -> None:
@@ -97,26 +258,3 @@ def test_a_cut_ledger_file_is_refused_before_anything_runs(epoch: Recorded, tmp_
         found = torn.run(*command)
         assert found.code == 6, (command, found.out, found.err)
         assert "0001/epoch.json" in found.err
-
-
-@pytest.fixture(scope="module")
-def smoke(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """The same image with an epoch of suite smoke, whose prompts are long enough to be cached."""
-    scratch = Scratch(tmp_path_factory.mktemp("smoke"), epoch.scratch.store)
-    settings = scratch.folder / "pyproject.toml"
-    text = settings.read_text()
-    settings.write_text(text.replace('repository = "repro-image"', 'repository = "repro-image-test"'))
-    build = scratch.run("build", IMAGE, "--json")
-    assert build.code == 0, build.err
-    assert build.seconds < 300, "recording a smoke epoch has a budget of five minutes"
-    return Recorded(scratch, build, build.json[0]["reference"], build.json[0]["config"])
-
-
-def test_the_suite_decides_nothing_about_the_image(epoch: Recorded, smoke: Recorded) -> None:
-    assert smoke.config == epoch.config
-
-
-def test_prefix_caching_is_found(smoke: Recorded) -> None:
-    found = smoke.scratch.run("verify", smoke.tag, "--set", "enable_prefix_caching=true", "--json")
-    assert found.code == 10, found.err
-    assert reason(found) == "numeric"

@@ -59,5 +59,5 @@ def test_with_batch_invariance_prompts_alone_and_together_answer_the_same(
 
 
 def _golden(folder: Path) -> Golden:
-    (stored,) = folder.glob("*.json.zst")
+    (stored,) = folder.glob("*.golden.zst")
     return Goldens(folder).read(f"sha256:{stored.name.partition('.')[0]}")

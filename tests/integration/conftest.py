@@ -44,6 +44,6 @@ def image(store: Store) -> Iterator[str]:
         )
         debs = {deb: store.path(deb.sha256) for deb in resolved.packages}
         tar = make_root(debs, source_date_epoch=resolved.source_date_epoch, workspace=folder)
-        name = Engine().ensure_root(hash_file(tar), tar)
+        name = Engine().ensure_root(hash_file(tar), tar, created_s=resolved.source_date_epoch)
     yield name
     Engine().untag(name)

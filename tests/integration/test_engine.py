@@ -29,6 +29,7 @@ from repro_image.errors import (
     ImageStoreError,
 )
 from tests.integration.conftest import Quiet
+from tests.scratch import docker
 
 pytestmark = [
     pytest.mark.docker,
@@ -92,16 +93,17 @@ def test_the_engine_of_this_machine_is_suitable(engine: Engine) -> None:
     assert engine.versions.buildx is not None
 
 
-def test_a_root_is_imported_once_under_a_name_made_from_its_digest(engine: Engine, tmp_path: Path) -> None:
+def test_a_root_is_loaded_once_under_a_name_made_from_its_digest(engine: Engine, tmp_path: Path) -> None:
     tar, digest = make_tar(tmp_path, f"{time.time_ns()}")
     name = f"{ROOT_REPOSITORY}:{digest[7:23]}"
     try:
         assert engine.image(name) is None
-        assert engine.ensure_root(digest, tar) == name
+        assert engine.ensure_root(digest, tar, created_s=1_000_000) == name
         first = engine.image(name)
         assert first is not None
         assert first.diff_ids == (digest,)
-        assert engine.ensure_root(digest, tmp_path / "not needed any more") == name
+        tar.write_bytes(bytes(tar.stat().st_size))  # not needed any more
+        assert engine.ensure_root(digest, tar, created_s=1_000_000) == name
         assert engine.image(name) == first
         assert config_digest(engine, first) != first.id
     finally:
@@ -110,23 +112,42 @@ def test_a_root_is_imported_once_under_a_name_made_from_its_digest(engine: Engin
     engine.untag(name)
 
 
+def test_a_loaded_root_holds_no_clock_and_an_imported_one_is_replaced(engine: Engine, tmp_path: Path) -> None:
+    tar, digest = make_tar(tmp_path, f"{time.time_ns()}")
+    name = f"{ROOT_REPOSITORY}:{digest[7:23]}"
+    docker("import", str(tar), name)
+    imported = engine.image(name)
+    assert imported is not None
+    try:
+        engine.ensure_root(digest, tar, created_s=1_000_000)
+        times = docker("image", "inspect", "--format", "{{.Created}}", name)
+        history = docker("history", "--human=false", "--format", "{{.CreatedAt}}", name)
+        assert times == "1970-01-12T13:46:40Z"
+        assert history.startswith("1970-01-12T13:46:40")
+    finally:
+        for reference in (name, imported.id):
+            engine.untag(reference)
+
+
 def test_a_name_that_was_moved_to_another_root_is_not_taken(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     tar, digest = make_tar(tmp_path / "a", f"a{time.time_ns()}")
     other_tar, other = make_tar(tmp_path / "b", f"b{time.time_ns()}")
-    name, other_name = engine.ensure_root(digest, tar), engine.ensure_root(other, other_tar)
+    name, other_name = (
+        engine.ensure_root(each, file, created_s=1) for each, file in ((digest, tar), (other, other_tar))
+    )
     first, found = engine.image(name), engine.image(other_name)
     assert first is not None
     assert found is not None
     try:
         engine.tag(found.id, *name.rsplit(":", 1))
-        engine.ensure_root(digest, tar)
+        engine.ensure_root(digest, tar, created_s=1)
         moved_back = engine.image(name)
         assert moved_back is not None
         assert moved_back.diff_ids == (digest,)
-        with pytest.raises(EngineCallError, match="the imported layer is"):
-            engine.ensure_root("sha256:" + "0" * 64, tar)
+        with pytest.raises(EngineCallError, match="0000"):
+            engine.ensure_root("sha256:" + "0" * 64, tar, created_s=1)
     finally:
         # By id, too: an image that lost its name to another one stays.
         for reference in (name, other_name, f"{ROOT_REPOSITORY}:{'0' * 16}", first.id, found.id):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from repro_image.errors import ImageMissingError
 from repro_image.steps.diff import diff_images, find_image
 from tests.integration.conftest import Quiet
 from tests.scratch import COMMAND, docker
+from tests.unit.made_images import File, layer, layout
 
 pytestmark = [
     pytest.mark.docker,
@@ -58,6 +60,18 @@ EXPECTED = {
     "/var/cache/ldconfig/aux-cache": "cache",
     "/var/log/build.log": "log",
 }
+
+
+# The command in a process that tells its peak of memory. rusage would count its parent's, too.
+PEAK = """
+import re, sys
+from pathlib import Path
+from repro_image.cli import main
+try:
+    main()
+finally:
+    print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
 
 
 class Builder:
@@ -121,6 +135,35 @@ def test_each_chance_that_a_build_took_is_named(pair: tuple[str, str]) -> None:
     assert "config.created" not in config
     layers = [(row["a"] or row["b"])["layer"] for row in found["differences"] if row["a"] or row["b"]]
     assert set(layers) == {2}
+
+
+def test_another_order_of_the_same_files_is_named(tmp_path: Path) -> None:
+    """BuildKit sorts what it writes, so the two orders come in as `docker import` takes them."""
+    names = [f"repro-image-test-order-{uuid.uuid4().hex[:8]}:{side}" for side in ("a", "b")]
+    files = [File("etc/one", b"1"), File("etc/other", b"2")]
+    try:
+        for name, order in zip(names, (files, files[::-1]), strict=True):
+            (tmp_path / "root.tar").write_bytes(layer(*order))
+            docker("import", str(tmp_path / "root.tar"), name)
+        code, found = run("diff", *names, "--ignore", "config.*")
+    finally:
+        for name in names:
+            Engine().untag(name)
+    assert code == 10
+    assert [(row["path"], row["cause"]) for row in found["differences"]] == [("layer 1", "order")]
+
+
+def test_twenty_thousand_differences_take_little_memory(tmp_path: Path) -> None:
+    paths = [f"opt/env/lib/package{number % 50:02}/module_{number:05}.py" for number in range(20_000)]
+    for side in ("a", "b"):
+        layout(tmp_path / side, layer(*(File(path, f"{side}{path}".encode()) for path in paths)))
+    for form in ((), ("--json",)):
+        command = [sys.executable, "-c", PEAK, "diff", str(tmp_path / "a"), str(tmp_path / "b"), *form]
+        with (tmp_path / "out").open("wb") as out:
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 10
+        assert int(done.stderr) < 100 * 1024  # KiB; 200 MiB are for five times as many
+    assert len(json.loads((tmp_path / "out").read_bytes())["differences"]) == len(paths)
 
 
 def test_what_is_ignored_does_not_count(pair: tuple[str, str]) -> None:

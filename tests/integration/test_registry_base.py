@@ -63,7 +63,8 @@ def debian(registry: Registry, store: Store) -> str:
         )
         debs = {deb: store.path(deb.sha256) for deb in resolved.packages}
         tar = make_root(debs, source_date_epoch=resolved.source_date_epoch, workspace=folder)
-        with tarfile.open(tar, "a") as archive:  # as in every published base; else each run makes it anew
+        registry.push(tar, "debian:bare")
+        with tarfile.open(tar, "a") as archive:  # as in every published base
             device_folder = tarfile.TarInfo("./dev")
             device_folder.type, device_folder.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(device_folder)
@@ -227,6 +228,7 @@ print(json.dumps(found))
         ("debian:arm-only", "there is no linux/amd64 in {host}/debian:arm-only (there is: linux/arm64)"),
         ("debian:gone", "the image could not be pulled: "),
         ("debian:arm64", "the image cannot be a base: its files cannot be listed"),
+        ("debian:bare", "the image cannot be a base: it lacks /dev, which each build makes"),
         ("debian:onbuild", "the image cannot be a base: it has ONBUILD steps"),
     ],
 )

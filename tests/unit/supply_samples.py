@@ -204,7 +204,7 @@ class Supply:
         (out / "model.safetensors").write_bytes(b"converted " + gguf_file.read_bytes())
         (out / "config.json").write_bytes(b"{}\n")
 
-    def ensure_root(self, digest: str, tar: Path) -> str:
+    def ensure_root(self, digest: str, tar: Path, *, created_s: int) -> str:
         assert tar.is_file()
         return "root"
 

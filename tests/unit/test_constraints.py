@@ -6,7 +6,7 @@ from repro_image.core.constraints import check_constraints
 from repro_image.core.finding import Finding, Level
 from repro_image.core.fingerprint import Host
 from repro_image.core.lockfile import Locks
-from repro_image.core.project import HostConstraints, ImageSpec
+from repro_image.core.project import ConstraintsSpec, ImageSpec
 from tests.unit.made_locks import make_host, make_locks, shipped_image
 
 GOOD = ("torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl", "click-8.3.0-py3-none-any.whl")
@@ -44,6 +44,7 @@ def test_a_suitable_machine_and_lock_meet_every_rule(image: ImageSpec, host: Hos
         "architecture of the wheels",
         "glibc of the wheels",
         "known vulnerabilities of the wheels",
+        "constraints.image_mib",
     ]
     assert {finding.level for finding in findings.values()} == {Level.OK}
     assert not any(finding.fix for finding in findings.values())
@@ -68,7 +69,7 @@ def test_unknown_instruction_sets_are_a_warning_and_strictly_an_error(image: Ima
 
 
 def test_an_image_without_demands_has_no_rules_for_them(image: ImageSpec, host: Host) -> None:
-    rules = check(replace(image, constraints=HostConstraints()), None, host)
+    rules = check(replace(image, constraints=ConstraintsSpec()), None, host)
     assert not {"constraints.cpu_flags", "constraints.memory_gib"} & set(rules)
 
 

@@ -1,6 +1,7 @@
 """The golden run with an engine that answers as told; tests/integration has the real one."""
 
 import base64
+import dataclasses
 import json
 import os
 import stat
@@ -10,13 +11,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from repro_image.adapters import container
 from repro_image.adapters.container import GoldenRun, run_golden
 from repro_image.adapters.engine import Engine, Mount, ToolResult
-from repro_image.core.golden import RunnerInput, RunnerOutput
+from repro_image.core.golden import Golden, RunnerInput, RunnerOutput, expected_ids
+from repro_image.core.parts import expected_answers
 from repro_image.errors import ForeignOutputError, GoldenRunError, ReproImageError
-from tests.unit.made_goldens import INSIDE, make_golden
+from tests.unit.made_goldens import INSIDE, make_golden, other_bits
+from tests.unit.made_goldens import change as make_changed
 
 GOLDEN = make_golden()
 
@@ -141,8 +145,8 @@ def test_a_strict_umask_hides_no_request_from_the_container(run: GoldenRun, tmp_
         start(run, FakeEngine(good), tmp_path)
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "work/request.json").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "work/out").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "work/0/request.json").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "work/0/out").stat().st_mode) == 0o700
 
 
 def test_each_run_asks_with_its_own_nonce(run: GoldenRun, tmp_path: Path) -> None:
@@ -204,6 +208,44 @@ def test_an_answer_that_is_missing_or_broken_is_told_with_the_log(
     assert error.log == ("a", "last words")
 
 
+def first_answer(change: Callable[[Golden], Golden]) -> Callable[[Path, RunnerInput], None]:
+    def answer(file: Path, asked: RunnerInput) -> None:
+        found = change(GOLDEN)
+        fields = msgspec.json.decode(good_answer(asked), type=RunnerOutput)
+        part = replace(fields, completions=found.completions[:1], weights=found.weights)
+        file.write_bytes(msgspec.json.encode(part))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda golden: make_changed(golden, {"greedy/0": other_bits(3)}),
+        lambda golden: replace(golden, weights={}),
+    ],
+)
+def test_a_run_may_end_with_its_first_difference_where_that_was_asked(
+    run: GoldenRun, tmp_path: Path, change: Callable[[Golden], Golden]
+) -> None:
+    stopping = dataclasses.replace(run, expected=expected_answers(GOLDEN))
+    output, _ = start(stopping, FakeEngine(first_answer(change)), tmp_path)
+    assert [completion.id for completion in output.completions] == ["greedy/0"]
+
+
+def test_a_run_that_ends_early_without_a_difference_or_unasked_is_refused(
+    run: GoldenRun, tmp_path: Path
+) -> None:
+    for name, expected, change in (
+        ("same", expected_answers(GOLDEN), lambda golden: golden),
+        ("unasked", None, lambda golden: replace(golden, weights={})),
+    ):
+        (tmp_path / name).mkdir()
+        stopping = dataclasses.replace(run, expected=expected)
+        error = failed(stopping, FakeEngine(first_answer(change)), tmp_path / name)
+        assert "1 completions where 10 were asked" in error.what
+
+
 def test_a_huge_answer_is_not_read(run: GoldenRun, tmp_path: Path) -> None:
     def huge(file: Path, _asked: RunnerInput) -> None:
         with file.open("wb") as out:
@@ -225,3 +267,69 @@ def test_a_run_that_ends_with_an_error_is_told_with_its_last_20_lines(run: Golde
     assert isinstance(error, GoldenRunError)
     assert error.what.startswith("the golden run ended with 1\n")
     assert error.log == tuple(f"line {n}" for n in range(10, 30))
+
+
+def with_invariant_lane() -> Golden:
+    """The golden whose sampled lane is asked of the batch-invariant engine, last."""
+    greedy, sampled, again = GOLDEN.request.lanes
+    lanes = (greedy, replace(again, replay_of=("greedy",)), replace(sampled, batch_invariant=True))
+    request = replace(GOLDEN.request, lanes=lanes)
+    by_id = {completion.id: completion for completion in GOLDEN.completions}
+    return replace(GOLDEN, request=request, completions=tuple(by_id[name] for name in expected_ids(request)))
+
+
+def test_batch_invariant_lanes_are_asked_of_an_engine_of_their_own(run: GoldenRun, tmp_path: Path) -> None:
+    golden, calls = with_invariant_lane(), []
+
+    def answer(file: Path, asked: RunnerInput) -> None:
+        calls.append((asked, dict(engine.call["environment"])))
+        by_id = {completion.id: completion for completion in golden.completions}
+        fields = msgspec.json.decode(good_answer(asked), type=RunnerOutput)
+        part = tuple(by_id[name] for name in expected_ids(asked.request))
+        file.write_bytes(msgspec.json.encode(replace(fields, completions=part)))
+
+    engine = FakeEngine(answer)
+    output, _ = start(dataclasses.replace(run, request=golden.request), engine, tmp_path)
+    assert output.completions == golden.completions
+    assert output.seconds == {"load": 1.0, "batch-invariant load": 1.0}
+    (first, plain), (second, invariant) = calls
+    assert [lane.name for lane in first.request.lanes] == ["greedy", "replay"]
+    assert [lane.name for lane in second.request.lanes] == ["sampled"]
+    assert "VLLM_BATCH_INVARIANT" not in plain
+    assert invariant == {**plain, "VLLM_BATCH_INVARIANT": "1"}
+    assert second.engine == {**first.engine, "max_num_seqs": 8}
+    assert first.nonce != second.nonce
+
+
+def test_engines_that_loaded_other_weights_make_no_golden(run: GoldenRun, tmp_path: Path) -> None:
+    golden = with_invariant_lane()
+
+    def answer(file: Path, asked: RunnerInput) -> None:
+        fields = msgspec.json.decode(good_answer(asked), type=RunnerOutput)
+        names = expected_ids(asked.request)
+        part = tuple(c for c in golden.completions if c.id in names)
+        weights = {"embed": names[0]}
+        file.write_bytes(msgspec.json.encode(replace(fields, completions=part, weights=weights)))
+
+    error = failed(dataclasses.replace(run, request=golden.request), FakeEngine(answer), tmp_path)
+    assert "the batch-invariant engine loaded other weights" in error.what
+
+
+def test_a_run_that_may_stop_early_asks_no_second_engine_after_a_difference(
+    run: GoldenRun, tmp_path: Path
+) -> None:
+    golden, asked_lanes = with_invariant_lane(), []
+
+    def answer(file: Path, asked: RunnerInput) -> None:
+        asked_lanes.append([lane.name for lane in asked.request.lanes])
+        fields = msgspec.json.decode(good_answer(asked), type=RunnerOutput)
+        file.write_bytes(
+            msgspec.json.encode(
+                replace(fields, completions=golden.completions[:6], weights={"embed": "other"})
+            )
+        )
+
+    expecting = dataclasses.replace(run, request=golden.request, expected=expected_answers(golden))
+    output, _ = start(expecting, FakeEngine(answer), tmp_path)
+    assert asked_lanes == [["greedy", "replay"]]
+    assert output.completions == golden.completions[:6]

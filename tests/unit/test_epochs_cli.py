@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.cli import group
 from repro_image.core.canonical import canonical_digest
-from repro_image.core.golden import golden_digest
+from repro_image.core.epoch import NoiseFloor, Power
+from repro_image.core.golden_file import golden_digest
 from repro_image.core.ledger import StoredEpoch
 from repro_image.errors import (
     BrokenChainError,
@@ -36,6 +38,7 @@ from tests.ledger_samples import (
     sample_golden,
     sample_proof,
 )
+from tests.unit.test_across import close_calls, moved
 
 
 @dataclass
@@ -152,8 +155,48 @@ def test_an_epoch_is_shown_with_its_later_records(lab: Lab) -> None:
     assert shown["classes"][0]["added"]["fingerprint"]["numeric_class"]["threads"] == 4
     assert shown["proofs"][0]["config"] == digest_of("config")
     text = lab.told("show", "1")
-    assert text.count("\nclass ") == 2
+    assert text.count("\nclass  ") == 3, "two records, and the head of the table"
     assert f"rebuilt 2026-11-22T09:00:00Z as {digest_of('config')}" in text
+
+
+def test_the_classes_of_an_epoch_stand_side_by_side_with_how_far_they_are_apart(lab: Lab) -> None:
+    floor = NoiseFloor(flip_rate=0.0125, median_nats=0.0049, p99_nats=0.13, tokens=400)
+    golden, near = close_calls(), moved(close_calls(), 0.002)
+    first = replace(
+        sample_class(golden=golden),
+        noise_floor=floor,
+        power=Power(tokens=40, prompts=5, confidence=0.99, sees_per_token=0.109),
+    )
+    stored = lab.record(golden=golden, first_class=first)
+    ledger = Ledger(lab.root / "locks/vllm-cpu", "vllm-cpu")
+    Goldens(lab.root / "locks/vllm-cpu/goldens").write(near)
+    ledger.append_class(stored, sample_class_record(stored.digest, golden=near, threads=4))
+    a, b = (lab.json("show", "1")["apart"][0][side] for side in "ab")
+    lines = lab.told("show", "1").splitlines()
+    rows = [line.split() for line in lines]
+    assert [*a[7:19].split(), "2", "40", "10.9", "%", "1.25", "%", "0.0049"] in [
+        [row[0], *row[-7:]] for row in rows if len(row) > 7
+    ]
+    assert [b[7:19], "4", "40", "-", "-", "-"] in [[row[0], *row[-5:]] for row in rows if len(row) > 5]
+    at = lines.index(
+        f"{a[7:19]} and {b[7:19]} differ in threads, cpus: drift: no further apart than another "
+        "order of work puts one class from itself"
+    )
+    assert lines[at + 1] == "  equal levels: H0, H1, H2"
+    assert lines[at + 2].startswith("  flipped in replay: 0 of 40 = 0 %, 95 % interval 0 % to ")
+    assert lines[at + 3] == "  log-probabilities: median 0.002 nats apart"
+    [told] = lab.json("show", "1")["apart"]
+    assert (told["verdict"], told["fields"], told["flips"]["trials"]) == ("drift", ["threads", "cpus"], 40)
+
+
+def test_a_class_whose_golden_cannot_be_read_is_not_compared_and_all_else_is_shown(lab: Lab) -> None:
+    stored = lab.record()
+    ledger = Ledger(lab.root / "locks/vllm-cpu", "vllm-cpu")
+    gone = sample_golden(last_token=9)
+    ledger.append_class(stored, sample_class_record(stored.digest, golden=gone, threads=4))
+    text = lab.told("show", "1")
+    assert "differ in threads, cpus: unknown: not compared: " in text
+    assert "  equal levels: H0, H3\n" in text
 
 
 def test_an_unknown_epoch_names_the_newest(lab: Lab) -> None:

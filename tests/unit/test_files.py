@@ -8,7 +8,7 @@ import pytest
 
 from repro_image.adapters.files import DEBIAN, MODEL, REQUIREMENTS, Project, find_project, write_text
 from repro_image.adapters.git import source_of
-from repro_image.adapters.shipped import prompt_texts, runner_bytes
+from repro_image.adapters.shipped import natural_prompts, runner_bytes
 from repro_image.core.lockfile import print_json_lock, print_requirements
 from repro_image.errors import (
     EditedLockError,
@@ -213,4 +213,4 @@ def test_the_revision_is_noted_with_its_state_and_nothing_without_git(tmp_path: 
 
 def test_the_shipped_runner_and_prompts_are_there() -> None:
     assert b"supervise" in runner_bytes()
-    assert len(prompt_texts()) > 10
+    assert len(natural_prompts().texts) > 10

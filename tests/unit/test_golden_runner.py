@@ -6,8 +6,11 @@ import math
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -88,6 +91,49 @@ def test_the_output_appears_in_one_step(tmp_path: Path) -> None:
     golden_runner._write(tmp_path / "golden.json", {"a": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["golden.json"]
     assert json.loads((tmp_path / "golden.json").read_text()) == {"a": 1}
+
+
+class Tokenizer:
+    """One id per character; 1 before a text is its special token. chat_template: None for a model without."""
+
+    def __init__(self, chat_template: str | None) -> None:
+        self.chat_template = chat_template
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[*([1] if add_special_tokens else []), *map(ord, text)])
+
+    def apply_chat_template(
+        self, chat: list[dict[str, str]], *, strftime_now: Callable[[str], str], **fixed: bool
+    ) -> str:
+        assert fixed == {"add_generation_prompt": True, "tokenize": False}
+        assert self.chat_template is not None
+        turns = "".join(message["content"] for message in chat)
+        return self.chat_template.format(today=strftime_now("%d %b %Y"), turns=turns)
+
+
+def tokenized(template: str | None, **prompt: Any) -> list[int]:
+    runner = object.__new__(golden_runner.Runner)
+    runner.tokenizer = Tokenizer(template)
+    return runner.tokenize({"text": None, "chat": None, "token_ids": None, **prompt})
+
+
+def test_a_text_is_tokenised_with_its_special_tokens_and_ids_not_at_all() -> None:
+    assert tokenized(None, text="ab") == [1, 97, 98]
+    assert tokenized(None, token_ids=[5, 6]) == []
+
+
+def test_a_chat_is_written_by_the_models_own_template_and_gets_no_special_tokens_twice() -> None:
+    assert tokenized("<{turns}>", chat=[{"role": "user", "content": "ab"}]) == list(map(ord, "<ab>"))
+
+
+def test_a_template_that_names_the_day_names_the_same_one_for_ever() -> None:
+    chat = [{"role": "user", "content": "?"}]
+    assert tokenized("{today}{turns}", chat=chat) == list(map(ord, "29 Feb 2024?"))
+
+
+def test_a_chat_has_a_plain_form_for_a_model_without_a_template() -> None:
+    chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    assert tokenized(None, chat=chat) == list(map(ord, "system: a\nuser: b\nassistant:"))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

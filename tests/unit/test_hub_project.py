@@ -10,7 +10,7 @@ from repro_image.adapters.store import Store
 from repro_image.core.lockfile import HubLock
 from repro_image.core.reference import sha256_digest
 from repro_image.errors import HubAccessError, StaleLockError, UnsafeModelError
-from repro_image.steps.lock import check_locks
+from repro_image.steps.fresh import check_locks
 from repro_image.steps.record import laid_out_model
 from tests.hub_server import FILES, WEIGHTS, Hub, configured_hub
 from tests.unit.supply_samples import IMAGE, IMAGE_TOML, Supply

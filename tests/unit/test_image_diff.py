@@ -9,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repro_image.cli import group
+from repro_image.core.canonical import readable_json
 from repro_image.core.image_causes import FIXES, Cause
 from repro_image.core.image_diff import Difference, ImageDifference
+from repro_image.reports.image_diff import difference_json
 from repro_image.steps.diff import diff_images, find_image
 from tests.unit.made_images import (
     File,
@@ -160,6 +163,10 @@ PLANTED = {
         File("f.pyc", bytecode(CODE)),
         File("f.pyc", bytecode(CODE, magic=b"\0\1\2\3")),
         *(Cause.BYTECODE, ("sha256",), "another version of Python"),
+    ),
+    "a folder that the builder mounts on": (
+        *(folder("dev", mtime=1), folder("dev", mtime=2)),
+        *(Cause.TIME, ("mtime",), "made by the builder"),
     ),
 }
 
@@ -402,6 +409,31 @@ def test_the_command_exits_with_0_and_10(tmp_path: Path) -> None:
     assert run("diff", str(a.root), str(b.root), "--ignore", "/f").exit_code == 0
 
 
+def test_a_program_that_looks_inside_files_is_named_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (layout(tmp_path / name, layer(File("f", name.encode()))) for name in ("a", "b"))
+    other = layout(tmp_path / "other", layer(File("f", b"a", mode=0o600)))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert "diffoscope" not in run("diff", str(a.root), str(b.root)).stdout
+    (tmp_path / "bin/diffoscope").touch(mode=0o755)
+    told = run("diff", str(a.root), str(b.root)).stdout
+    assert told.endswith(f"\ninside of the files: diffoscope {a.root} {b.root}\n")
+    assert "diffoscope" not in run("diff", str(a.root), str(other.root)).stdout
+    assert "diffoscope" not in run("diff", str(a.root), str(b.root), "--json").stdout
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1000, 1001])
+def test_the_json_in_pieces_is_the_json_of_the_whole(
+    differ: Callable[..., ImageDifference], count: int
+) -> None:
+    found = differ([layer()], [layer(*(File(f'{number}\n\\"') for number in range(count)))])
+    assert len(found.differences) == count
+    found = msgspec.structs.replace(found, a=msgspec.structs.replace(found.a, name='"differences": []'))
+    assert "".join(difference_json(found)) == readable_json(found)
+
+
 def test_the_report_is_as_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     old = [File("etc/motd", b"1"), File("bin/x", mode=0o755), folder("gone"), File("gone/a"), File("gone/b")]
@@ -414,7 +446,8 @@ def test_the_report_is_as_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "count  cause    what to change",
         f"    4  content  {FIXES[Cause.CONTENT]}",
         f"    1  mode     {FIXES[Cause.MODE]}",
-        f"    1  time     {FIXES[Cause.TIME]}",
+        "    1  time     pass SOURCE_DATE_EPOCH to the build; a base from `docker import` has the time "
+        "of its import",
     ]
     assert told[10:] == [
         "cause    layer  path            what",

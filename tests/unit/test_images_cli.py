@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from repro_image.cli import group
 from repro_image.errors import BrokenImageError, UnknownEpochError
 from tests.unit.made_images import File, Layout, digest_of, folder, gzipped, layer, layout
+from tests.unit.made_locks import ROOT, shipped_image
 
 BASE = layer(
     folder("var"),
@@ -111,3 +112,14 @@ def test_a_broken_layout_and_an_unknown_tag_are_errors(image: Layout, tmp_path: 
     arguments = ["--project", str(tmp_path / "project"), "images", "show", "e0009-1a2b3c4d"]
     found = CliRunner().invoke(group, arguments, standalone_mode=False)
     assert isinstance(found.exception, UnknownEpochError)
+
+
+def test_the_budget_of_the_project_s_image_is_shown_with_what_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"config": {"Labels": {"org.opencontainers.image.title": "vllm-cpu"}}}
+    made = layout(tmp_path / "titled", NUMPY, **labels)
+    monkeypatch.chdir(ROOT)
+    assert f"budget    0% of {shipped_image().constraints.image_mib:,} MiB" in run(str(made.root)).stdout
+    monkeypatch.chdir(tmp_path)
+    assert "MiB" not in run(str(made.root)).stdout

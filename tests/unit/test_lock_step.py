@@ -16,7 +16,7 @@ from repro_image.errors import (
     ResolveError,
     StaleLockError,
 )
-from repro_image.steps.lock import check_locks, require_fresh_locks
+from repro_image.steps.fresh import check_locks, require_fresh_locks
 from tests.unit.supply_samples import IMAGE, Supply
 
 

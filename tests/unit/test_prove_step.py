@@ -17,6 +17,8 @@ from repro_image.core.ledger import StoredEpoch
 from repro_image.steps import prove as prove_step
 from tests.ledger_samples import IMAGE, digest_of, sample_epoch
 
+BUILDER = {"engine": "26.1.5", "engine_id": "one"}
+
 
 class Quiet:
     def line(self, text: str) -> None: ...
@@ -31,7 +33,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredEpoch:
     (tmp_path / "pyproject.toml").write_text("")
     plan = SimpleNamespace(repository="made/image", build_tag="build-12345678")
     monkeypatch.setattr(prove_step, "plan_image", lambda *_: plan)
-    monkeypatch.setattr(prove_step, "builder_versions", lambda *_: {"engine": "26.1.5"})
+    monkeypatch.setattr(prove_step, "builder_versions", lambda *_: BUILDER)
     rebuilt_as(monkeypatch, digest_of("config"))
     ledger = Ledger(Project(tmp_path).lock_folder(IMAGE), IMAGE)
     return ledger.append_epoch(lambda number, previous: sample_epoch())
@@ -65,7 +67,10 @@ def test_the_same_image_joins_the_epoch_as_a_proof_and_its_build_tag_goes(
     proof = prove(tmp_path, stored, untagged)
     (again,) = Ledger(Project(tmp_path).lock_folder(IMAGE), IMAGE).read()
     (recorded,) = again.proofs
-    assert proof == prove_step.Proof(config=digest_of("config"), record=recorded.digest)
+    assert proof == prove_step.Proof(
+        config=digest_of("config"), builder=BUILDER, is_other_engine=False, record=recorded.digest
+    )
+    assert recorded.record.builder == BUILDER
     assert recorded.record.follows == stored.digest
     assert recorded.record.recorded_at == "2026-11-22T00:00:00Z"
     assert untagged == ["made/image:build-12345678"]

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from junitparser import JUnitXml
 from msgspec.structs import replace
 
-from repro_image.core.comparison import Comparison, compare, moved_tag, not_comparable_class
+from repro_image.core.comparison import Comparison, Part, compare, moved_tag, not_comparable_class
 from repro_image.core.golden import Golden, pack_ids
 from repro_image.reports.escape import quoted, visible
 from repro_image.reports.json_report import VerifyDocument, json_report, json_schema
@@ -16,6 +17,7 @@ from repro_image.reports.junit import junit_report
 from repro_image.reports.markdown import markdown_report
 from repro_image.reports.text import text_report
 from tests.unit.made_goldens import change, make_golden, other_bits, other_token
+from tests.unit.test_across import close_calls, judged, moved
 
 CONTEXT = {"tag": "repro-image/vllm-cpu:e0001-1a2b3c4d", "image": "sha256:" + "a" * 64}
 HOSTILE = (
@@ -57,14 +59,34 @@ def test_a_mismatch_shows_where_the_answers_part(mismatch: Comparison) -> None:
     assert lines[0] == "mismatch (numeric): tokens and bits differ"
     assert "  H1  output tokens         1 of 10 prompts differ" in lines
     assert "  first divergence: greedy/1 at token 5 of 8, bits from token 3 on" in lines
-    assert '    expected  " word15" (id 15), margin 2 nats = 8.38861e+06 ulp' in lines
+    assert '    expected  " word15" (id 15), margin 2 nats = 1 ulp' in lines
     assert "  flipped tokens     1 of 38 = 2.63 %, 95 % interval 0.0666 % to 13.8 %" in lines
     assert "  off by nats        0: 76, 1e-4: 1" in lines
+    assert "  off by ulps        0: 76, 1e-4: 1 (1 ulp of the logits = 2 nats)" in lines
 
 
 def test_bits_alone_are_told_with_their_position(golden: Golden) -> None:
     text = text_report(compare(golden, change(golden, {"greedy/2": other_bits(4)})), context={})
     assert "  first difference: greedy/2 at position 4 of 8, tokens same" in text
+
+
+def test_another_class_is_told_with_each_of_the_three_tests_and_its_figures() -> None:
+    golden = close_calls()
+    lines = text_report(judged(golden, moved(golden, 0.0031)), context={}).splitlines()
+    assert lines[0] == "mismatch (numeric): log-probabilities move more than by another order of work"
+    assert "  capability  expected AVX512, found AVX2" in lines
+    at = lines.index("  judged by 40 replayed tokens:")
+    assert [line.split("  ")[-1] for line in lines[at + 1 : at + 4]] == [
+        "holds: no flips, allowed 0.5 nats",
+        "holds: from 0 % on (0 of 40), allowed up to 2.54 %",
+        "fails: median 0.0031 nats, allowed 0.003 nats: 3 times the noise floor, or 0.01 ulp",
+    ]
+
+
+def test_a_part_is_told_as_one(mismatch: Comparison) -> None:
+    part = replace(mismatch, part=Part(prompts=2, of_prompts=10))
+    told = "compared           2 of 10 answers, up to the first difference; the rest was not asked"
+    assert told in text_report(part, context={})
 
 
 def test_a_model_s_text_reaches_a_terminal_only_escaped(mismatch: Comparison) -> None:
@@ -186,6 +208,47 @@ def test_junit_stays_valid_xml_whatever_the_model_wrote(mismatch: Comparison) ->
     failure = ElementTree.fromstring(text).find(".//testcase[@name='greedy/1']/failure")  # noqa: S314
     assert failure is not None
     assert r"]]> <b onclick=\"x\">" in str(failure.text)
+
+
+# Jenkins' schema junit-10.xsd: element -> attributes that it needs, that it may have, and children.
+_COUNTS = {"name", "tests", "failures", "errors"}
+JENKINS: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "testsuites": (set(), {*_COUNTS, "time"}, {"testsuite"}),
+    "testsuite": (
+        _COUNTS,
+        {"group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"},
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
+    ),
+    "properties": (set(), set(), {"property"}),
+    "property": ({"name", "value"}, set(), set()),
+    "testcase": (
+        {"name"},
+        {"time", "classname", "group"},
+        {"skipped", "error", "failure", "system-out", "system-err"},
+    ),
+    "failure": (set(), {"type", "message"}, set()),
+    "system-out": (set(), set(), set()),
+}
+
+
+def test_junit_has_the_form_that_jenkins_accepts(mismatch: Comparison, golden: Golden) -> None:
+    for comparison in (mismatch, compare(golden, golden), not_comparable_class((("threads", 2, 1),))):
+        root = ElementTree.fromstring(junit_report(comparison, context=CONTEXT))  # noqa: S314 - our own
+        assert root.tag == "testsuites"
+        for element in root.iter():
+            needed, possible, children = JENKINS[element.tag]
+            assert needed <= set(element.keys()) <= needed | possible, element.tag
+            assert {child.tag for child in element} <= children, element.tag
+
+
+def test_another_program_reads_the_same_from_junit(mismatch: Comparison) -> None:
+    suites = JUnitXml.fromstring(junit_report(mismatch, context=CONTEXT).encode())
+    suite = next(iter(suites))
+    assert (suites.tests, suites.failures, suites.errors) == (11, 2, 0)
+    properties = suite.properties()  # type: ignore[no-untyped-call]
+    assert {item.name: item.value for item in properties} == CONTEXT
+    failed = {case.name: case.result[0].type for case in suite if case.result}
+    assert failed == {"verdict": "mismatch: numeric", "greedy/1": "mismatch"}
 
 
 def test_junit_of_a_match_has_no_failure(golden: Golden) -> None:

@@ -43,7 +43,12 @@ def serving() -> Iterator[Server]:
             except (BrokenPipeError, ConnectionResetError):  # the client has had enough, as it should
                 self.close_connection = True
 
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
         do_HEAD = do_GET  # noqa: N815 - the base class's name
+        do_POST = do_PUT  # noqa: N815 - the base class's name
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             pass

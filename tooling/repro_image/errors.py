@@ -264,6 +264,20 @@ class GoldenRunError(WorldError):
         self.log = log
 
 
+class ServingError(WorldError):
+    """The server or its client did not come to an answer. log: the server's last lines."""
+
+    def __init__(self, what: str, *, log: tuple[str, ...]) -> None:
+        tail = "".join(f"\n    | {line}" for line in log)
+        super().__init__(
+            f"{what}{tail}",
+            where="vllm serve",
+            fix="read the server's last lines; on a slow machine raise golden.timeout_s in image.toml. "
+            "`repro-image verify TAG` asks the image without a server",
+        )
+        self.log = log
+
+
 class ForeignOutputError(LedgerError):
     def __init__(self, *, expected: str, found: str) -> None:
         super().__init__(
@@ -470,7 +484,8 @@ class OtherImageError(MismatchError):
         super().__init__(
             f"the rebuild is another image: the epoch has {expected}, the rebuild is {found}",
             where=reference,
-            fix="compare builder versions in the epoch (`repro-image epochs show`) with `repro-image doctor`",
+            fix="compare builder versions (`repro-image epochs show`, `repro-image doctor`); where the image "
+            "of the epoch is, `repro-image diff` tells which files differ and why",
         )
         self.reference, self.expected, self.found = reference, expected, found
 
@@ -497,6 +512,19 @@ class MissingProgramError(WorldError):
             "is made on Debian machines",
         )
         self.program, self.package = program, package
+
+
+class NoUserNamespaceError(WorldError):
+    """Who is not root needs a user namespace to make a root file system."""
+
+    def __init__(self, user: str, *, reason: str) -> None:
+        super().__init__(
+            f"{user} is not root and cannot make a user namespace for the Debian root file system: {reason}",
+            where="/etc/subuid, /etc/subgid and newuidmap of this machine",
+            fix="as root: `apt-get install uidmap` and `usermod --add-subuids 100000-165535 "
+            f"--add-subgids 100000-165535 {user}`, and allow user namespaces",
+        )
+        self.user, self.reason = user, reason
 
 
 class NoDebianSourceError(WorldError):
@@ -530,6 +558,18 @@ class WhatIfError(UsageError):
         self.setting, self.reason = setting, reason
 
 
+class ImpossibleSettingError(UsageError):
+    """setting: as `--set` names it; reason: why vLLM could not answer with it."""
+
+    def __init__(self, setting: str, *, reason: str) -> None:
+        super().__init__(
+            f"with --set {setting} the golden cannot be asked: {reason}",
+            where="command line",
+            fix="leave it out, or choose another value",
+        )
+        self.setting, self.reason = setting, reason
+
+
 class UnknownEpochError(ProjectError):
     def __init__(self, reference: str, *, known: tuple[str, ...]) -> None:
         listed = ", ".join(known[-5:]) if known else "none"
@@ -542,9 +582,11 @@ class UnknownEpochError(ProjectError):
 
 
 class ImageMissingError(WorldError):
-    def __init__(self, reference: str) -> None:
+    """pulled: why it could not be had from where it was pushed; empty where it never was."""
+
+    def __init__(self, reference: str, *, pulled: str = "") -> None:
         super().__init__(
-            f"the image {reference} is not on this machine",
+            f"the image {reference} is not on this machine{pulled and f', and {pulled}'}",
             where="the engine's image store",
             fix=f"pull it, or make it again from the locks with `repro-image verify --rebuild {reference}`",
         )
@@ -704,7 +746,7 @@ class UnknownSuiteError(ProjectError):
         super().__init__(
             f"there is no suite {suite!r} (known: {', '.join(known)})",
             where="[golden] suite in image.toml",
-            fix="name one of the known suites",
+            fix="name one of the known suites, or `suite.toml` for one of the image's own",
         )
         self.suite, self.known = suite, known
 
@@ -848,7 +890,8 @@ class DebGoneError(WorldError):
             f"the Debian package {name} {version} is gone from the mirror",
             where=where,
             fix=f"lock again with `repro-image lock {image} --upgrade`, or set `debian_snapshot` in "
-            "[tool.repro-image] to a snapshot that still has it",
+            "[tool.repro-image] to a snapshot that still has it, or run "
+            f"`repro-image mirror push {image}` on a machine that still has it in its store",
         )
         self.name, self.version, self.image = name, version, image
 
@@ -944,6 +987,63 @@ class PullError(WorldError):
             "`repro-image lock --upgrade`, or push a copy that was kept",
         )
         self.reference, self.reason = reference, reason
+
+
+class PushError(WorldError):
+    """A registry did not take what was sent. reference: what was pushed; where: an address without query."""
+
+    def __init__(self, reference: str, *, reason: str, where: str) -> None:
+        super().__init__(
+            f"{reference} was not pushed: {reason}",
+            where=where,
+            fix="look at the registry (space, rights, limits), then run the command again: nothing was "
+            "recorded, and layers that arrived are not sent again",
+        )
+        self.reference, self.reason = reference, reason
+
+
+class NoRegistryError(ProjectError):
+    def __init__(self, repository: str) -> None:
+        super().__init__(
+            f"the repository {repository!r} names no registry",
+            where="pyproject.toml: [tool.repro-image] repository",
+            fix='put the registry in front, such as `repository = "ghcr.io/team/images"`',
+        )
+        self.repository = repository
+
+
+class TagTakenError(WorldError):
+    """A registry has another image under an epoch's tag; it is never replaced."""
+
+    def __init__(self, reference: str, *, expected: str, found: str) -> None:
+        super().__init__(
+            f"the registry has another image under this tag: {found}, the epoch's is {expected}",
+            where=reference,
+            fix="find out who pushed it: two ledgers share this repository; give each project one of its own",
+        )
+        self.reference, self.expected, self.found = reference, expected, found
+
+
+class MirrorLacksError(WorldError):
+    """A mirror image that is not of these locks. digest: of the first file that it lacks."""
+
+    def __init__(self, reference: str, *, digest: str, count: int) -> None:
+        super().__init__(
+            f"the mirror image lacks {count} of the files that the locks name, {digest} first",
+            where=reference,
+            fix="name the mirror image of these locks, or push it with `repro-image mirror push` from a "
+            "machine whose store has them",
+        )
+        self.reference, self.digest, self.count = reference, digest, count
+
+
+class PushWithoutEpochError(UsageError):
+    def __init__(self) -> None:
+        super().__init__(
+            "--push sends an epoch's image, and --no-golden makes no epoch",
+            where="command line",
+            fix="leave out one of the two",
+        )
 
 
 class UnsuitableBaseError(ProjectError):

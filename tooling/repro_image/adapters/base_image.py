@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import get_args
 
 from repro_image.adapters.debian import InstalledSystem
+from repro_image.adapters.engine import Engine
+from repro_image.adapters.image_archive import read_documents
+from repro_image.adapters.image_blobs import open_engine
+from repro_image.adapters.layer_archive import read_headers
 from repro_image.core.lockfile import Distribution
-from repro_image.errors import EngineMissingError, UnsuitableBaseError
+from repro_image.errors import EngineMissingError, ImageMissingError, UnsuitableBaseError
 
 _OS_RELEASE, _STATUS, _KEYRINGS = "usr/lib/os-release", "var/lib/dpkg/status", "usr/share/keyrings"
 _MEMBER_LIMIT_BYTES = 32 * 2**20
 _TIMEOUT_S = 120
+# BuildKit mounts on them in every RUN, and leaves those that it had to make, with the time of the build.
+_MOUNT_POINTS = ("dev", "proc", "sys")
 
 
 def read_system(image: str, *, workspace: Path) -> InstalledSystem:
@@ -36,6 +42,27 @@ def read_system(image: str, *, workspace: Path) -> InstalledSystem:
     return InstalledSystem(
         distribution=distribution, suite=suite, status=status, keyring=keyring, libc6=str(versions["libc6"])
     )
+
+
+def require_mount_points(engine: Engine, reference: str) -> None:
+    """Raise UnsuitableBaseError unless an image of the engine has the folders that every RUN needs.
+
+    Layers are read from the bottom until they are found, which the first one of most images has.
+    """
+    image = engine.image(reference)
+    if image is None:
+        raise ImageMissingError(reference)
+    blobs = open_engine(engine, image, name=reference)
+    documents = read_documents(blobs)
+    stored = (layer.digest for layer in documents.manifest.layers)
+    diff_ids = dict(zip(stored, documents.diff_ids, strict=True))
+    missing = set(_MOUNT_POINTS)
+    for digest, stream in blobs.streams(diff_ids):
+        missing -= read_headers(stream, diff_id=diff_ids[digest], image=reference).entries.keys()
+        if not missing:
+            return
+    told = ", ".join(f"/{folder}" for folder in sorted(missing))
+    raise UnsuitableBaseError(reference, reason=f"it lacks {told}, which each build makes with its own time")
 
 
 def parse_os_release(text: str) -> dict[str, str]:

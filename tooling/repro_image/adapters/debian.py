@@ -7,6 +7,7 @@ machine's own apt or dpkg.
 import contextlib
 import email.utils
 import functools
+import getpass
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ from repro_image.errors import (
     CorruptFileError,
     MissingProgramError,
     NoDebianSourceError,
+    NoUserNamespaceError,
     UnresolvableDebianError,
 )
 
@@ -45,6 +47,8 @@ _MERGED_USR = "usr-is-merged"
 
 _CAPABILITY = "SCHILY.xattr.security.capability"
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+# Who is not root is root in a namespace of its own, and the owner of what that root writes.
+_USER_NAMESPACE = ("--user", "--map-root-user", "--map-auto")
 
 _APT_SETTINGS = """\
 Dir::Etc::main "/dev/null";
@@ -229,18 +233,19 @@ def make_root(
 ) -> Path:
     """Return root.tar in ``workspace``: exactly ``debs``, installed; the same bytes on every machine.
 
-    The tar's sha256 is the diff ID of the layer that ``docker import`` makes of it. It names neither the
+    The tar's sha256 is the diff ID of the layer that it is in the engine. It names neither the
     machine nor the mirror, and holds no device nodes, manuals or translations; licences stay. mmdebstrap runs
-    without the caller's environment, ends when its parent does, and as root leaves no mount behind.
+    without the caller's environment, ends when its parent does, and leaves no mount behind.
 
     debs:      locked package -> its file, already checked against the lock.
     workspace: folder that holds the tree while it is made; 500 MB, removed by the caller.
     report:    called with each line of mmdebstrap's progress.
-    Raises: MissingProgramError, CommandFailedError with the last lines, CorruptFileError.
+    Raises: MissingProgramError, NoUserNamespaceError, CommandFailedError with the last lines,
+        CorruptFileError.
     """
     _require("mmdebstrap", package="mmdebstrap")
+    namespaces = _namespaces()
     folder = Path(tempfile.mkdtemp(prefix="root-", dir=workspace)).resolve()
-    folder.chmod(0o755)  # in a user namespace mmdebstrap is another user
     repository, temporary, root = folder / "repository", folder / "tmp", workspace / "root.tar"
     _write_repository(repository, debs)
     setup = _write_script(folder / "setup", _SETUP_HOOK)
@@ -257,20 +262,41 @@ def make_root(
     partial = folder / "root.tar"
     packages = ",".join(sorted(f"{deb.name}={deb.version}" for deb in debs))
     options = [f"--include={packages}", f"--setup-hook={setup}", f"--customize-hook={customize}"]
-    _run(_mmdebstrap(options, repository, partial), environment, report)
-    _write_again(partial, root)
-    shutil.rmtree(folder)
+    try:
+        _run([*namespaces, *_mmdebstrap(options, repository, partial)], environment, report)
+        _write_again(partial, root)
+    finally:
+        _remove(folder, namespaces)
     return root
 
 
+def _namespaces() -> tuple[str, ...]:
+    """Return the command that makes mount and process namespaces, which end with their first process, and for
+    who is not root a user namespace; nothing for a root that may not make them.
+
+    Raises: NoUserNamespaceError.
+    """
+    if os.geteuid() == 0:
+        return _NAMESPACES if _told([*_NAMESPACES, "true"]) is None else ()
+    namespaces = (*_NAMESPACES, *_USER_NAMESPACE)
+    reason = _told([*namespaces, "true"])
+    if reason is not None:
+        raise NoUserNamespaceError(getpass.getuser(), reason=reason)
+    return namespaces
+
+
+def _remove(folder: Path, namespaces: tuple[str, ...]) -> None:
+    """Remove what was made in ``namespaces``, where some of it belongs to users that exist only there."""
+    if namespaces and os.geteuid() != 0:
+        _told([*namespaces, "rm", "-rf", str(folder)])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _mmdebstrap(options: list[str], repository: Path, root: Path) -> list[str]:
-    """Return the command; where possible in mount and process namespaces that end with their first."""
-    is_root = os.geteuid() == 0
     return [
-        *(_NAMESPACES if is_root and _can_run([*_NAMESPACES, "true"]) else ()),
         "mmdebstrap",
         "--variant=essential",
-        f"--mode={'root' if is_root else 'unshare'}",
+        "--mode=root",
         "--format=tar",
         "--architectures=amd64",
         '--aptopt=APT::Sandbox::User "root"',
@@ -460,9 +486,14 @@ def _require(program: str, *, package: str) -> None:
         raise MissingProgramError(program, package=package)
 
 
-def _can_run(command: list[str]) -> bool:
-    """Return whether ``command`` succeeds: containers often may not make namespaces."""
-    return subprocess.run(command, env={"PATH": _PATH}, capture_output=True, check=False).returncode == 0
+def _told(command: list[str]) -> str | None:
+    """Return None where ``command`` succeeds, else the last line that it told."""
+    done = subprocess.run(
+        command, env={"PATH": _PATH}, capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def _query(command: list[str], environment: Mapping[str, str]) -> list[str]:

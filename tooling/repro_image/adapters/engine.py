@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import uuid
@@ -19,13 +20,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from packaging.version import InvalidVersion, Version
 
 from repro_image.adapters.cdi import KIND, device_names
+from repro_image.adapters.image_import import load_image
 from repro_image.adapters.shipped import RUNNER_FOLDER
+from repro_image.core.reference import sha256_digest
 from repro_image.core.reporter import Reporter
+from repro_image.core.root_image import root_image
 from repro_image.errors import (
     ContainerTimeoutError,
     EngineCallError,
@@ -57,8 +61,9 @@ _STOP_S = 6.0  # Ctrl-C has to be over within 10 s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineVersions:
-    """What the engine says of itself; core/ports.py explains the fields."""
+    """What the engine says of itself; core/ports.py explains most fields. id: made when it was new."""
 
+    id: str
     engine: str
     containerd_store: bool
     buildx: str | None
@@ -110,6 +115,26 @@ class ToolResult:
     stderr: str
 
 
+class ToolSettings(TypedDict, total=False):
+    """How a command runs in a container.
+
+    gpus:    UUIDs of the only GPUs that it sees.
+    workdir: a folder inside the container, by default /tmp.
+    user:    uid:gid; by default the caller's own.
+    options: further options of ``docker run``.
+    on_line: called with each line of stderr, from another thread.
+    """
+
+    mounts: Sequence[Mount]
+    environment: Mapping[str, str] | None
+    gpus: Sequence[str]
+    network: Literal["none", "host"]
+    workdir: str
+    user: str | None
+    options: Sequence[str]
+    on_line: Callable[[str], None] | None
+
+
 def parse_version(text: str) -> Version | None:
     """Return the numbers at the start of ``26.1.5+dfsg1`` or ``v0.13.1``, or None where there are none."""
     match = re.search(r"\d+(?:\.\d+)+", text)
@@ -142,6 +167,7 @@ class Engine:
             info = self._client.info()
         status = [str(value) for pair in info.get("DriverStatus") or [] for value in pair]
         return EngineVersions(
+            id=info["ID"],
             engine=info["ServerVersion"],
             containerd_store=any("io.containerd.snapshotter" in value for value in status),
             buildx=_buildx_version(),
@@ -251,72 +277,68 @@ class Engine:
         self.tag(reference, BASE_REPOSITORY, tag)
         return f"{BASE_REPOSITORY}:{tag}"
 
-    def ensure_root(self, digest: str, tar: Path) -> str:
-        """Return the name of the image that holds exactly the root file system ``tar``; import it when it is
+    def ensure_root(self, digest: str, tar: Path, *, created_s: int) -> str:
+        """Return the name of the image that holds exactly the root file system ``tar``; load it when it is
         new.
 
-        digest: sha256 of the tar. The imported layer's digest must be the same, so a moved name is never
-                taken.
+        digest:    sha256 of the tar; the engine's layer must have it, so a moved name is never taken.
+        created_s: the moment that the image names as its own.
         """
         name = f"{ROOT_REPOSITORY}:{digest.removeprefix('sha256:')[:16]}"
+        root = root_image(digest, size_bytes=tar.stat().st_size, created_s=created_s)
         found = self.image(name)
-        if found is None or found.diff_ids != (digest,):
-            repository, _, tag = name.rpartition(":")
-            with _engine_errors(f"docker import {tar} {name}"):
-                self._client.api.import_image(str(tar), repository=repository, tag=tag)
+        if found is None or found.id != root.descriptor.digest:
+            with tempfile.TemporaryDirectory(prefix="repro-image-") as folder:
+                blobs = {digest: tar}
+                for document in (root.config, root.manifest):
+                    blobs[sha256_digest(document)] = path = Path(folder, sha256_digest(document))
+                    path.write_bytes(document)
+                load_image(name, root.descriptor, blobs)
             found = self.image(name)
         if found is None or found.diff_ids != (digest,):
             raise EngineCallError(
-                f"docker import {name}", f"the imported layer is {found and found.diff_ids}, not {digest}"
+                f"docker load of {tar} as {name}", f"the layer is {found and found.diff_ids}, not {digest}"
             )
         return name
 
     def run_tool(
-        self,
-        image: str,
-        command: Sequence[str],
-        *,
-        mounts: Sequence[Mount] = (),
-        environment: Mapping[str, str] | None = None,
-        gpus: Sequence[str] = (),
-        network: Literal["none", "host"] = "none",
-        timeout_s: float = 600,
-        workdir: str = "/tmp",  # noqa: S108 - a folder inside the container
-        user: str | None = None,
-        options: Sequence[str] = (),
-        on_line: Callable[[str], None] | None = None,
+        self, image: str, command: Sequence[str], *, timeout_s: float = 600, **settings: Unpack[ToolSettings]
     ) -> ToolResult:
         """Run ``command`` in a new container that has no rights and ends with this process, and return how
         it ended.
 
-        gpus:    UUIDs of the only GPUs that it sees.
-        user:    uid:gid; by default the caller's own.
-        options: further options of ``docker run``.
-        on_line: called with each line of stderr, from another thread.
         Raises: ContainerTimeoutError; NoGpuAccessError; EngineCallError when the container could not be
                 started.
         """
+        with self.started_tool(image, command, **settings) as tool:
+            result = tool.wait(timeout_s=timeout_s)
+        if result is None:
+            raise ContainerTimeoutError(list(command), timeout_s=timeout_s)
+        return result
+
+    @contextlib.contextmanager
+    def started_tool(
+        self, image: str, command: Sequence[str], **settings: Unpack[ToolSettings]
+    ) -> Iterator["RunningTool"]:
+        """Start ``command`` as ``run_tool`` does; it ends with the block, or with this process."""
+        gpus = settings.get("gpus", ())
         gpu_options, gpu_environment = self._gpus(gpus)
         name = f"repro-image-{uuid.uuid4().hex[:12]}"
         supervisor = Mount(source=RUNNER_FOLDER / "supervise.py", target=_SUPERVISOR)
-        arguments = ["docker", "run", "--rm", "-i", "--pull", "never", "--name", name, "--network", network]
+        arguments = ["docker", "run", "--rm", "-i", "--pull", "never", "--name", name]
+        arguments += ["--network", settings.get("network", "none")]
         arguments += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-        arguments += ["--tmpfs", "/tmp:exec,mode=1777", "--workdir", workdir, "--log-driver", "none"]  # noqa: S108
-        arguments += ["--user", user or f"{os.getuid()}:{os.getgid()}", *gpu_options, *options]
-        arguments += [part for mount in (supervisor, *mounts) for part in ("--mount", mount.argument)]
-        variables = {**(environment or {}), **gpu_environment}
+        arguments += ["--tmpfs", "/tmp:exec,mode=1777", "--log-driver", "none"]  # noqa: S108
+        arguments += ["--workdir", settings.get("workdir", "/tmp")]  # noqa: S108 - inside the container
+        arguments += ["--user", settings.get("user") or f"{os.getuid()}:{os.getgid()}"]
+        arguments += [*gpu_options, *settings.get("options", ())]
+        mounts = (supervisor, *settings.get("mounts", ()))
+        arguments += [part for mount in mounts for part in ("--mount", mount.argument)]
+        variables = {**(settings.get("environment") or {}), **gpu_environment}
         arguments += [part for key in sorted(variables) for part in ("--env", f"{key}={variables[key]}")]
         arguments += ["--entrypoint", "python3", image, _SUPERVISOR, *command]
         with _running(arguments, name=name) as process:
-            result = _collect(process, timeout_s=timeout_s, on_line=on_line)
-        if result is None:
-            raise ContainerTimeoutError(list(command), timeout_s=timeout_s)
-        if result.exit_code == 125:  # docker's own: the container never started
-            output = result.stderr.strip()[-2000:]
-            if gpus and any(words in output for words in _NO_GPUS):
-                raise NoGpuAccessError(gpus, output)
-            raise EngineCallError("docker run", output)
-        return result
+            yield RunningTool(process, gpus=gpus, on_line=settings.get("on_line"))
 
     def _gpus(self, uuids: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Return the options and variables with which a container sees these GPUs and no others."""
@@ -327,6 +349,56 @@ class Engine:
         if set(uuids) <= device_names(self.versions.cdi_folders):
             return [part for name in uuids for part in ("--device", f"{KIND}={name}")], nothing_else
         return ["--gpus", f'"device={",".join(uuids)}"'], {}  # quoted as the CSV that --gpus reads
+
+
+class RunningTool:
+    """A command in a container that was started; its last lines are read all the time."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[str]",
+        *,
+        gpus: Sequence[str],
+        on_line: Callable[[str], None] | None,
+    ) -> None:
+        self._process, self._gpus, self._on_line = process, gpus, on_line
+        self._lines: dict[str, deque[str]] = {"out": deque(maxlen=2000), "err": deque(maxlen=2000)}
+        pairs = ((process.stdout, "out"), (process.stderr, "err"))
+        self._threads = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in pairs]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, stream: IO[str], key: str) -> None:
+        with contextlib.suppress(ValueError):  # closed under us when the run is cut short
+            for line in iter(functools.partial(stream.readline, _LINE_LENGTH), ""):
+                self._lines[key].append(line)
+                if key == "err" and self._on_line is not None:
+                    self._on_line(line.rstrip("\n"))
+
+    @property
+    def stderr(self) -> str:
+        """The last lines so far."""
+        return "".join(tuple(self._lines["err"]))
+
+    def wait(self, *, timeout_s: float) -> ToolResult | None:
+        """Return how the command ended, or None where it still runs after ``timeout_s``.
+
+        Raises: NoGpuAccessError; EngineCallError when the container could not be started.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+        for thread in self._threads:
+            thread.join(timeout=_STOP_S)
+        stdout, stderr = "".join(self._lines["out"]), self.stderr
+        if self._process.returncode == 125:  # docker's own: the container never started
+            output = stderr.strip()[-2000:]
+            if self._gpus and any(words in output for words in _NO_GPUS):
+                raise NoGpuAccessError(self._gpus, output)
+            raise EngineCallError("docker run", output)
+        return ToolResult(exit_code=self._process.returncode, stdout=stdout, stderr=stderr)
 
 
 @contextlib.contextmanager
@@ -379,35 +451,6 @@ def _end(process: "subprocess.Popen[str]", *, name: str) -> None:
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
-
-
-def _collect(
-    process: "subprocess.Popen[str]", *, timeout_s: float, on_line: Callable[[str], None] | None
-) -> ToolResult | None:
-    """Return the ended process's code and last lines, or None after ``timeout_s``."""
-    lines: dict[str, deque[str]] = {"out": deque(maxlen=2000), "err": deque(maxlen=2000)}
-
-    def read(stream: IO[str], key: str) -> None:
-        with contextlib.suppress(ValueError):  # closed under us when the run is cut short
-            for line in iter(functools.partial(stream.readline, _LINE_LENGTH), ""):
-                lines[key].append(line)
-                if key == "err" and on_line is not None:
-                    on_line(line.rstrip("\n"))
-
-    pairs = ((process.stdout, "out"), (process.stderr, "err"))
-    threads = [threading.Thread(target=read, args=pair, daemon=True) for pair in pairs]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join(timeout=_STOP_S)
-    return ToolResult(
-        exit_code=process.returncode, stdout="".join(lines["out"]), stderr="".join(lines["err"])
-    )
 
 
 def _buildx_version() -> str | None:

@@ -16,6 +16,7 @@ from repro_image.core.lockfile import (
     parse_model_lock,
     parse_requirements,
 )
+from repro_image.core.own_suite import OWN_SUITE
 from repro_image.core.project import ImageSpec, RegistryBase, Settings, is_name, parse_image, parse_settings
 from repro_image.errors import (
     FolderError,
@@ -96,6 +97,17 @@ class Project:
             raise UnknownImageError(name, known=self.images())
         path = self.root / "images" / name / "image.toml"
         return parse_image(self._read(path), path=self.relative(path))
+
+    def suite(self, name: str) -> tuple[str, str]:
+        """Return the text of the image's own suite.toml, and its path. Raises: InvalidFileError."""
+        path = self.root / "images" / name / OWN_SUITE
+        if not path.is_file():
+            raise InvalidFileError(
+                "the suite is missing that image.toml names",
+                path=self.relative(path),
+                fix="write the file, or name a suite that repro-image ships in `golden.suite`",
+            )
+        return self._read(path), self.relative(path)
 
     def templates(self, name: str) -> dict[str, str]:
         """Return file name -> text of the image's own templates and the shared macros; the image's own

@@ -1,4 +1,4 @@
-"""Goldens as files: locks/<image>/goldens/<hex>.json.zst, written once, proved at each reading."""
+"""Goldens as files: locks/<image>/goldens/<hex>.golden.zst, written once, proved at each reading."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import msgspec
 
 from repro_image.adapters.create_only import LOCK, TEMPORARY, create, exclusive, told
-from repro_image.core.golden import Golden, golden_bytes, parse_golden
+from repro_image.core.golden import Golden
+from repro_image.core.golden_file import FORMAT, golden_bytes, parse_golden
 from repro_image.core.reference import is_digest, sha256_digest
 from repro_image.errors import AlreadyRecordedError, BrokenRecordError, InvalidFileError, NewerRecordError
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 64 * 2**20
 _LEVEL = 19  # written once, read often, kept in git for good
-_SUFFIX = ".json.zst"
+_SUFFIX = ".golden.zst"
 
 
 class _Head(msgspec.Struct):
@@ -65,9 +66,9 @@ class Goldens:
         if found != digest:
             raise BrokenRecordError(f"the golden is corrupt: expected {digest}, found {found}", path=name)
         try:
-            version = msgspec.json.decode(data, type=_Head).format
-            if version > 1:
-                raise NewerRecordError(f"golden format {version}, known is 1", path=name, tool="")
+            version = msgspec.json.decode(data.partition(b"\n")[0], type=_Head).format
+            if version > FORMAT:
+                raise NewerRecordError(f"golden format {version}, known is {FORMAT}", path=name, tool="")
             return parse_golden(data, path=name)
         except (InvalidFileError, msgspec.DecodeError) as error:
             what = error.what if isinstance(error, InvalidFileError) else f"not a golden: {error}"

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from repro_image.adapters.create_only import LOCK, TEMPORARY, check_writable, create, exclusive, told
-from repro_image.core.epoch import ClassRecord, Epoch, ProofRecord
+from repro_image.core.epoch import ClassRecord, Epoch, ProofRecord, PushRecord
 from repro_image.core.ledger import (
     MAX_RECORD_BYTES,
     StoredClass,
     StoredEpoch,
     StoredProof,
+    StoredPush,
     check_contains,
     check_new_class,
     class_path,
@@ -21,7 +22,9 @@ from repro_image.core.ledger import (
     parse_ledger,
     parse_next,
     parse_proof,
+    parse_push,
     proof_path,
+    push_path,
     statement_bytes,
 )
 
@@ -89,6 +92,22 @@ class Ledger:
             proof = parse_proof(data, self._present(epoch), path=f"{self.name}/{file}")
             create(self._folder, file, data, name=self.name)
         return proof
+
+    def append_push(self, epoch: StoredEpoch, record: PushRecord) -> StoredPush:
+        """Add a push to ``epoch``; one that names the same place again is the one that is there.
+
+        Raises: as append_class.
+        """
+        number, data = epoch.epoch.number, statement_bytes(record, epoch.epoch.image)
+        with exclusive(self._folder, name=self.name, timeout_s=self._timeout_s):
+            present = self._present(epoch)
+            for known in present.pushes:
+                if known.record.reference == record.reference:
+                    return known
+            file = push_path(number, data)
+            push = parse_push(data, present, path=f"{self.name}/{file}")
+            create(self._folder, file, data, name=self.name)
+        return push
 
     def _present(self, epoch: StoredEpoch) -> StoredEpoch:
         """Return ``epoch`` as the ledger holds it now, with what others have added."""

@@ -61,8 +61,13 @@ def open_package_index(settings: Settings, *, root: Path) -> "PackageIndex":
     root: the project's folder, which ``settings.ca`` may be relative to.
     Raises: PipConfigurationError.
     """
+    return PackageIndex(open_web(settings, root=root), indexes=settings.indexes)
+
+
+def open_web(settings: Settings, *, root: Path) -> Web:
+    """Return HTTP as this machine's pip and the project are set up for it. Raises: PipConfigurationError."""
     ca = str(root / Path(settings.ca).expanduser()) if settings.ca else None
-    return PackageIndex(Web(read_pip_settings(ca=ca)), indexes=settings.indexes)
+    return Web(read_pip_settings(ca=ca))
 
 
 class PackageIndex:

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from repro_image.core.compatibility import Tables, parse_tables
-from repro_image.core.suite import parse_prompts
+from repro_image.core.suite import NaturalPrompts, parse_prompts
 
 RUNNER_FOLDER = Path(__file__).parents[1] / "runner"
 DATA_FOLDER = Path(__file__).parents[1] / "data"
@@ -17,8 +17,8 @@ def runner_bytes() -> bytes:
     return b"".join((RUNNER_FOLDER / name).read_bytes() for name in ("golden_runner.py", "supervise.py"))
 
 
-def prompt_texts() -> tuple[str, ...]:
-    """Return the natural prompts that suites pick from, in the order of data/prompts.toml."""
+def natural_prompts() -> NaturalPrompts:
+    """Return what suites pick from, in the order of data/prompts.toml."""
     path = DATA_FOLDER / "prompts.toml"
     return parse_prompts(path.read_text(encoding="utf-8"), path=path.name)
 

@@ -3,7 +3,7 @@
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import time
@@ -77,7 +77,7 @@ class Web:
     def __init__(self, settings: PipSettings, *, limits: Limits | None = None) -> None:
         self.settings, self.limits = settings, limits or Limits()
         self.stop = threading.Event()
-        self._bearers: dict[tuple[str, str, int | None], str] = {}
+        self._tokens: dict[tuple[str, str, int | None], str] = {}
         self._pools: dict[tuple[str | None, bool], PoolManager] = {}
         self._lock = threading.Lock()
         addresses = (*settings.indexes, *settings.find_links)
@@ -103,9 +103,9 @@ class Web:
                 self.wait(attempt, last)
         raise last.final(name, attempts=self.limits.attempts, where=url)
 
-    def authorize(self, url: str, token: str) -> None:
-        """Send ``token`` as a bearer to the server of ``url``, and to no other."""
-        self._bearers[_origin(url)] = token
+    def authorize(self, url: str, token: str, *, scheme: str = "Bearer") -> None:
+        """Send ``token`` to the server of ``url``, and to no other, with requests that bring none."""
+        self._tokens[_origin(url)] = f"{scheme} {token}"
 
     def size_bytes(self, url: str, *, name: str) -> int:
         """Return the size of a file as its server gives it. Raises: DownloadError."""
@@ -121,18 +121,25 @@ class Web:
 
     @contextmanager
     def request(
-        self, url: str, *, headers: Mapping[str, str], name: str, method: str = "GET"
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        name: str,
+        method: str = "GET",
+        body: Iterable[bytes] | None = None,
     ) -> Iterator[tuple["BaseHTTPResponse", str]]:
         """Yield the response, body unread, and its address, after redirects that are safe to follow.
 
         Credentials go to the server that they are configured for and to no other.
+        body: what is sent; a redirect of it is not followed.
         Raises: TryAgainError for what may pass; DownloadError for what will not, such as TLS errors.
         """
         url = self._take_credentials(url)
         for _ in range(self.limits.redirects + 1):
-            response = self._send(method, url, headers=headers, name=name)
+            response = self._send(method, url, headers=headers, name=name, body=body)
             try:
-                if response.status not in _REDIRECTS:
+                if response.status not in _REDIRECTS or body is not None:
                     with self._read_errors(url, name=name):
                         yield response, url
                     return
@@ -187,19 +194,22 @@ class Web:
             content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             return Page(url=found, content_type=content_type, body=body)
 
-    def _send(self, method: str, url: str, *, headers: Mapping[str, str], name: str) -> "BaseHTTPResponse":
+    def _send(
+        self, method: str, url: str, *, headers: Mapping[str, str], name: str, body: Iterable[bytes] | None
+    ) -> "BaseHTTPResponse":
         import urllib3
 
         sent = dict(headers)
         if credentials := self._credentials.get(_origin(url)):
             sent |= urllib3.make_headers(basic_auth=credentials)
-        if token := self._bearers.get(_origin(url)):
-            sent["Authorization"] = f"Bearer {token}"
+        if token := self._tokens.get(_origin(url)):
+            sent.setdefault("Authorization", token)
         with self._read_errors(url, name=name):
             return self._pool(url).request(
                 method,
                 url,
                 headers=sent,
+                body=body,
                 preload_content=False,
                 redirect=False,
                 retries=False,

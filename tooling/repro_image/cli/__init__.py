@@ -37,6 +37,7 @@ COMMANDS = (
     "epochs",
     "diff",
     "images",
+    "mirror",
 )
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from repro_image.cli import App, print_json
-from repro_image.errors import MismatchError, ProveWithoutEpochError
+from repro_image.errors import MismatchError, ProveWithoutEpochError, PushWithoutEpochError
 
 if TYPE_CHECKING:
     from repro_image.core.ledger import StoredEpoch
     from repro_image.steps.build import BuildOutcome
     from repro_image.steps.prove import Proof
+    from repro_image.steps.push import Pushed
 
 
 @click.command()
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 @click.option(
     "--prove", is_flag=True, help="Build once more without cache and compare; equal joins the epoch."
 )
+@click.option("--push", is_flag=True, help="Send the epoch's image to the project's registry.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def build(
-    app: App, images: tuple[str, ...], no_golden: bool, no_cache: bool, prove: bool, as_json: bool
+    app: App,
+    images: tuple[str, ...],
+    no_golden: bool,
+    no_cache: bool,
+    prove: bool,
+    push: bool,
+    as_json: bool,
 ) -> None:
     """Build images from their locks, run the golden generation, record a new epoch.
 
@@ -33,11 +41,17 @@ def build(
     rebuilds it, and it must come out as the epoch's image.
 
     With --prove the image is then built a second time, every step again. Equal: a proof record joins the
-    epoch. Not equal: every difference is told with its cause, and the exit code is 10.
+    epoch. Not equal: every difference is told with its cause, and the exit code is 10. DOCKER_HOST names
+    another engine, whose cache is its own; the record tells which engine it was.
+
+    With --push the epoch's image is then in the registry that `repository` in [tool.repro-image] begins
+    with, under its tag: only the layers that it lacks are sent. The manifest that it gives back joins the
+    epoch, and `verify` elsewhere pulls by it.
 
     \b
     Examples:
       repro-image build vllm-cpu
+      repro-image build vllm-cpu --push
       repro-image build vllm-cpu --prove
     """
     from repro_image.cli.screen import Screen
@@ -45,6 +59,12 @@ def build(
 
     if prove and no_golden:
         raise ProveWithoutEpochError
+    if push and no_golden:
+        raise PushWithoutEpochError
+    if push:
+        from repro_image.steps.push import require_registry
+
+        require_registry(app.project)
     documents, is_proved = [], True
     for name in app.images(images):
         with Screen() as screen:
@@ -65,7 +85,11 @@ def build(
             is_proved = is_proved and proof.difference is None
             if not as_json:
                 click.echo(_proof_told(proof))
-        documents.append({**_fields(outcome), "proof": _proof_fields(proof)})
+        is_fit = proof is None or proof.difference is None
+        pushed = _push(app, outcome.epoch) if push and is_fit and outcome.epoch is not None else None
+        if pushed is not None and not as_json:
+            click.echo(_push_told(pushed))
+        documents.append({**_fields(outcome), "proof": _proof_fields(proof), "push": _push_fields(pushed)})
     if as_json:
         print_json(documents)
     if not is_proved:
@@ -78,6 +102,21 @@ def _prove(app: App, epoch: "StoredEpoch") -> "Proof":
 
     with Screen() as screen:
         return prove(
+            app.project,
+            epoch,
+            store=app.store,
+            engine=app.engine,
+            reporter=screen,
+            now=lambda: datetime.now(UTC),
+        )
+
+
+def _push(app: App, epoch: "StoredEpoch") -> "Pushed":
+    from repro_image.cli.screen import Screen
+    from repro_image.steps.push import push_epoch
+
+    with Screen() as screen:
+        return push_epoch(
             app.project,
             epoch,
             store=app.store,
@@ -126,12 +165,41 @@ def _fields(outcome: "BuildOutcome") -> dict[str, Any]:
 def _proof_told(proof: "Proof") -> str:
     from repro_image.reports.image_diff import diff_report
 
+    engine = f"{'another' if proof.is_other_engine else 'the same'} engine, {proof.builder['engine']}"
+    how = f"built once more without cache by {engine}"
     if proof.difference is None:
-        return f"\nproved: built once more without cache, the same image; record {proof.record}"
-    return f"\nnot proved: built once more without cache, another image\n\n{diff_report(proof.difference)}"
+        return f"\nproved: {how}, the same image; record {proof.record}"
+    return f"\nnot proved: {how}, another image\n\n{diff_report(proof.difference)}"
 
 
 def _proof_fields(proof: "Proof | None") -> dict[str, Any] | None:
     if proof is None:
         return None
-    return {"config": proof.config, "record": proof.record, "difference": proof.difference}
+    return {
+        "config": proof.config,
+        "builder": proof.builder,
+        "is_other_engine": proof.is_other_engine,
+        "record": proof.record,
+        "difference": proof.difference,
+    }
+
+
+def _push_told(pushed: "Pushed") -> str:
+    if pushed.did == "there":
+        return f"\nin the registry already: {pushed.reference}"
+    return (
+        f"\npushed {pushed.reference}\n"
+        f"  sent:   {pushed.layers} layers, {pushed.sent_bytes / 1e6:,.1f} MB; record {pushed.record}"
+    )
+
+
+def _push_fields(pushed: "Pushed | None") -> dict[str, Any] | None:
+    if pushed is None:
+        return None
+    return {
+        "did": pushed.did,
+        "reference": pushed.reference,
+        "record": pushed.record,
+        "layers": pushed.layers,
+        "sent_bytes": pushed.sent_bytes,
+    }

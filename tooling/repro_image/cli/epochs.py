@@ -86,7 +86,11 @@ def show(app: App, epoch: str, image: str | None, as_json: bool) -> None:
     Example: repro-image epochs show e0002-1a2b3c4d
              repro-image epochs show 2 --image vllm-cpu
     """
+    from repro_image.reports.epoch_classes import classes_report
+    from repro_image.steps.epochs import classes_apart
+
     stored = _find(app, epoch, image)
+    pairs = classes_apart(app.project, stored)
     if as_json:
         print_json(
             {
@@ -96,11 +100,15 @@ def show(app: App, epoch: str, image: str | None, as_json: bool) -> None:
                 "classes": [
                     {"digest": c.digest, "path": c.path, **_fields(c.record)} for c in stored.classes
                 ],
+                "apart": pairs,
                 "proofs": [{"digest": p.digest, "path": p.path, **_fields(p.record)} for p in stored.proofs],
+                "pushes": [{"digest": p.digest, "path": p.path, **_fields(p.record)} for p in stored.pushes],
             }
         )
         return
     _print_pairs(_told(stored))
+    click.echo()
+    click.echo(classes_report(stored.goldens, pairs), nl=False)
 
 
 @epochs.command()
@@ -222,12 +230,11 @@ def _told(stored: "StoredEpoch") -> list[tuple[str, str]]:
     for golden in stored.goldens:
         pairs += [
             ("class", f"{golden.numeric_class}"),
-            ("  hardware", golden.fingerprint.numeric_class.describe()),
             (
                 "  golden",
                 f"{golden.golden}, {golden.tokens} tokens, {_count(golden.repeat.runs, 'run')} agreed",
             ),
-            *_worth(golden),
+            *_control(golden),
             *((f"  {level}", digest) for level, digest in _fields(golden.levels).items()),
         ]
     subject = epoch.first_class.fingerprint.subject
@@ -235,7 +242,11 @@ def _told(stored: "StoredEpoch") -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version}" for name, version in sorted(subject.packages.items())))
     ]
     pairs += [
-        ("proof", f"rebuilt {proof.record.recorded_at} as {proof.record.config}") for proof in stored.proofs
+        ("proof", f"rebuilt {each.recorded_at} as {each.config}, by engine {each.builder.get('engine')}")
+        for each in (proof.record for proof in stored.proofs)
+    ]
+    pairs += [
+        ("pushed", f"{push.record.reference} {push.record.manifest.compression}") for push in stored.pushes
     ]
     pairs += [("builder", ", ".join(f"{name} {value}" for name, value in sorted(epoch.builder.items())))]
     pairs += [("source", ", ".join(f"{name} {value}" for name, value in sorted(epoch.source.items())))]
@@ -308,15 +319,8 @@ def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:_HEX]
 
 
-def _worth(golden: "ClassGolden") -> Iterator[tuple[str, str]]:
-    """Yield what the golden can see, as far as its record says it."""
-    if golden.power is not None:
-        sees, confidence = golden.power.sees_per_token, golden.power.confidence
-        yield "  power", f"sees a per-token change of p >= {sees:.2%} with {confidence:.0%}"
-    if golden.noise_floor is not None:
-        floor = golden.noise_floor
-        moved = f"median {floor.median_nats:.1e}, 99 % below {floor.p99_nats:.1e} nats"
-        yield "  noise floor", f"{floor.flip_rate:.2%} of {floor.tokens} tokens flip, {moved}"
+def _control(golden: "ClassGolden") -> Iterator[tuple[str, str]]:
+    """Yield how the golden showed that it has teeth, where its record says it."""
     if golden.negative_control is not None:
         control = golden.negative_control
         yield "  control", f"{control.change}: found by {control.found_by} over {control.prompts} prompts"

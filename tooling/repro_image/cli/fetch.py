@@ -12,7 +12,8 @@ from repro_image.cli import App, print_json
 def fetch(app: App, images: tuple[str, ...], as_json: bool) -> None:
     """Bring everything that the locks of images name into the store, by hash.
 
-    A base of a registry comes into the engine's own store, by digest.
+    A base of a registry comes into the engine's own store, by digest. What is gone from indexes and mirrors
+    is taken from the image's mirror image, where the project has one (`repro-image mirror`).
 
     Afterwards `build` and `verify` work without a network. Interrupted downloads are resumed.
 

@@ -1,7 +1,10 @@
 """repro-image images: what images are made of."""
 
+from pathlib import Path
+
 import click
 
+from repro_image import __version__
 from repro_image.cli import App, print_json
 
 
@@ -12,7 +15,51 @@ def images() -> None:
     \b
     repro-image images show e0002-5e6f7a8b
     repro-image images show e0002-5e6f7a8b --from e0001-1a2b3c4d
+    repro-image images sbom vllm-cpu --format spdx
     """
+
+
+@images.command()
+@click.argument("image")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("cyclonedx", "spdx")),
+    default="cyclonedx",
+    show_default=True,
+    help="CycloneDX 1.6 or SPDX 2.3, as JSON.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file instead of standard output.",
+)
+@click.pass_obj
+def sbom(app: App, image: str, form: str, output: Path | None) -> None:
+    """Tell what IMAGE is made of: names, versions, hashes, licences, what needs what.
+
+    By its locks and the packages' own words. Nothing is scanned and nothing guessed: a licence that a package
+    does not state is not stated here. Equal locks give equal bytes. The packages must be in the store:
+    `repro-image fetch` brings them.
+
+    \b
+    Example:
+      repro-image images sbom vllm-cpu --format spdx --output bill.spdx.json
+    """
+    from repro_image.adapters.files import write_text
+    from repro_image.cli.screen import Screen
+    from repro_image.core.cyclonedx import cyclonedx_json
+    from repro_image.core.spdx import spdx_json
+    from repro_image.steps.sbom import bill_of
+
+    (name,) = app.images((image,))
+    with Screen() as screen:
+        bill = bill_of(app.project, name, store=app.store, reporter=screen)
+    text = (cyclonedx_json if form == "cyclonedx" else spdx_json)(bill, version=__version__)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)
 
 
 @images.command()
@@ -39,7 +86,9 @@ def show(app: App, reference: str, origin: str | None, as_json: bool) -> None:
 
     with Screen() as screen:
         image = found(reference)
-        contents = show_image(image, found(origin) if origin else None, reporter=screen)
+        contents = show_image(
+            image, found(origin) if origin else None, project=lambda: app.project, reporter=screen
+        )
     if as_json:
         print_json(contents)
     else:

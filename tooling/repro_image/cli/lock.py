@@ -72,7 +72,7 @@ def lock(
 
 def _check(app: App, names: tuple[str, ...], *, as_json: bool) -> None:
     """Print what is stale, and raise the first fault."""
-    from repro_image.steps.lock import check_locks
+    from repro_image.steps.fresh import check_locks
 
     faults = {name: check_locks(app.project, name) for name in names}
     if as_json:

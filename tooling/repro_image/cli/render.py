@@ -21,7 +21,7 @@ def render(app: App, images: tuple[str, ...], check: bool, as_json: bool) -> Non
       repro-image render vllm-cpu
     """
     from repro_image.adapters.files import DOCKERFILE
-    from repro_image.steps.plan import render_image
+    from repro_image.steps.render import render_image
 
     rows = []
     for name in app.images(images):

@@ -2,6 +2,7 @@
 stderr.
 """
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -52,6 +53,11 @@ class Screen:
         elif time.monotonic() - self._last_status > _PLAIN_EVERY_S:
             self._last_status = time.monotonic()
             self.line(text)
+
+
+def is_coloured() -> bool:
+    """Return whether stdout takes colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """repro-image verify."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,12 +9,35 @@ from typing import TYPE_CHECKING
 import click
 
 from repro_image.cli import App
-from repro_image.errors import ReportFormError
+from repro_image.errors import ReportFormError, UsageError
 
 if TYPE_CHECKING:
     from repro_image.steps.verify import Verification
 
-_FORMS = (".json", ".xml", ".md")
+_FORMS = (".json", ".xml", ".md", ".html")
+
+
+def _share(_ctx: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Return the probability that ``0.5%`` or ``0.005`` says."""
+    if value is None:
+        return None
+    try:
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no number") from error
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{value} is not between 0% and 100%")
+    return share
+
+
+def _streams(_ctx: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Return the numbers of ``0,2,8``, each once and ascending."""
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(re.fullmatch(r"[0-9]{1,2}", part) for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of numbers from 0 to 99")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 @click.command()
@@ -35,15 +59,32 @@ _FORMS = (".json", ".xml", ".md")
 @click.option(
     "--repeat", type=click.IntRange(1, 100), default=1, show_default=True, help="Run the golden N times."
 )
-@click.option("--fail-fast", is_flag=True, help="Stop repeating at the first run that is no match.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first difference, within a run too.")
+@click.option(
+    "--across", is_flag=True, help="Judge another numeric class too: drift or mismatch, by replay alone."
+)
+@click.option(
+    "--must-see",
+    callback=_share,
+    metavar="P",
+    help="Not comparable unless a per-token change of P, such as 0.5%, is seen with 99 %.",
+)
 @click.option(
     "--report",
     "reports",
     multiple=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a report; .json, .xml (JUnit) or .md decides its form. May repeat.",
+    help="Write a report; .json, .xml (JUnit), .md or .html decides its form. May repeat.",
 )
+@click.option("--serve", is_flag=True, help="Ask a vLLM server in the image, beside other requests.")
+@click.option(
+    "--streams",
+    callback=_streams,
+    metavar="N,N…",
+    help="With --serve: how many streams of other requests, one load each; 0,2,8 by default.",
+)
+@click.option("--strict", is_flag=True, help="With --serve: any difference is a mismatch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def verify(
@@ -55,21 +96,29 @@ def verify(
     model: Path | None,
     repeat: int,
     fail_fast: bool,
+    across: bool,
+    must_see: float | None,
     reports: tuple[Path, ...],
+    serve: bool,
+    streams: tuple[int, ...] | None,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Run the golden request of TAG again and compare with its epoch.
 
-    TAG is an epoch's tag, a full reference, or an image digest. Exits with 0 for a match, 10 for a mismatch,
-    11
-    when the two sides are not comparable.
+    TAG is an epoch's tag, a full reference, or an image digest. Exits with 0 for a match, 10 for a
+    mismatch, 11 when the two sides are not comparable, 12 for drift: another numeric class, no further away
+    than another order of work.
 
     \b
     Examples:
       repro-image verify e0001-1a2b3c4d
       repro-image verify e0001-1a2b3c4d --set dtype=float32     # what if?
+      repro-image verify e0001-1a2b3c4d --across                # on another kind of machine
+      repro-image verify e0001-1a2b3c4d --serve                 # over HTTP, beside other requests
     """
-    from repro_image.cli.screen import Screen
+    from repro_image.cli.screen import Screen, is_coloured
+    from repro_image.cli.verify_serve import serve_and_exit
     from repro_image.core.reference import parse_reference
     from repro_image.core.whatif import parse_what_if
     from repro_image.errors import RecordWhatIfError
@@ -81,6 +130,19 @@ def verify(
     what_if = parse_what_if(settings)
     if record and (not what_if.is_empty or model is not None):
         raise RecordWhatIfError
+    if serve:
+        others = {"record": record, "rebuild": rebuild, "across": across, "fail-fast": fail_fast}
+        others |= {"report": bool(reports), "repeat": repeat > 1, "must-see": must_see is not None}
+        _refuse_beside_serve([f"--{name}" for name, given in others.items() if given])
+        serve_and_exit(app, reference, settings, model, streams=streams, strict=strict, as_json=as_json)
+    if streams is not None or strict:
+        raise UsageError("--streams and --strict say how to --serve", where="command line", fix="add --serve")
+    if record and across:
+        raise UsageError(
+            "--record does not go with --across: one adds this machine's class, the other judges it",
+            where="command line",
+            fix="leave out one of the two",
+        )
     for report in reports:
         if report.suffix not in _FORMS:
             raise ReportFormError(str(report), forms=_FORMS)
@@ -96,6 +158,8 @@ def verify(
             model=model,
             repeat=repeat,
             fail_fast=fail_fast,
+            across=across,
+            must_see=must_see,
             rebuild=rebuild,
             record=record,
         )
@@ -105,14 +169,17 @@ def verify(
     if as_json:
         click.echo(json_report(found.comparison, context=context), nl=False)
     else:
-        click.echo(text_report(found.comparison, context=context, colour=_is_coloured()), nl=False)
+        click.echo(text_report(found.comparison, context=context, colour=is_coloured()), nl=False)
     sys.exit(found.comparison.exit_code)
 
 
-def _is_coloured() -> bool:
-    import os
-
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def _refuse_beside_serve(options: list[str]) -> None:
+    if options:
+        raise UsageError(
+            f"--serve does not go with {', '.join(options)}: it measures a server and records nothing",
+            where="command line",
+            fix="leave out one of them",
+        )
 
 
 def _context(found: "Verification", settings: tuple[str, ...], model: Path | None) -> dict[str, str]:
@@ -124,8 +191,12 @@ def _context(found: "Verification", settings: tuple[str, ...], model: Path | Non
         "image": found.image,
         "golden": f"{found.golden.golden} ({found.golden.tokens} tokens)",
         "class": found.golden.numeric_class[7:19],
+        "recorded on": found.golden.fingerprint.numeric_class.describe(),
         "runs": str(found.runs),
+        "verified": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
+    if found.comparison.class_differences and found.numeric_class is not None:
+        context["ran in"] = found.numeric_class.describe()
     if settings:
         context["what if"] = ", ".join(settings)
     if model is not None:
@@ -141,5 +212,17 @@ def _write_report(path: Path, found: "Verification", context: dict[str, str]) ->
     from repro_image.reports.junit import junit_report
     from repro_image.reports.markdown import markdown_report
 
-    forms = dict(zip(_FORMS, (json_report, junit_report, markdown_report), strict=True))
-    write_text(path, forms[path.suffix](found.comparison, context=context))
+    forms = {".json": json_report, ".xml": junit_report, ".md": markdown_report}
+    if path.suffix == ".html":
+        text = _html_report(found, context)
+    else:
+        text = forms[path.suffix](found.comparison, context=context)
+    write_text(path, text)
+
+
+def _html_report(found: "Verification", context: dict[str, str]) -> str:
+    from repro_image.core.transcript import transcripts
+    from repro_image.reports.html import html_report
+
+    seen = transcripts(*found.sides, found.comparison.prompts) if found.sides else None
+    return html_report(found.comparison, context=context, seen=seen, floor=found.golden.noise_floor)

@@ -1,12 +1,12 @@
 """Two goldens -> Comparison: a verdict, its reason, and everything that shows where the answers part."""
 
-from collections.abc import Sequence
 from enum import StrEnum
-from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from repro_image.core.across import Across, judge_across
+from repro_image.core.diagnosis import all_equal, fed_otherwise, is_other_model, is_sampling, unlike
 from repro_image.core.differences import (
     Differences,
     LevelRow,
@@ -16,17 +16,15 @@ from repro_image.core.differences import (
     TokenizerDifference,
     Visible,
     WeightDifferences,
+    are_untold,
     count_differences,
-    is_replay,
-    line_up,
     tokenizer_difference,
 )
-from repro_image.core.golden import Completion, Golden, has_nonfinite
+from repro_image.core.epoch import NoiseFloor
+from repro_image.core.golden import Golden, has_nonfinite
 from repro_image.core.intervals import needed_trials
 
-# GOLDEN's rule for "another model": most prompts part at once, at places where the model was sure.
-_EARLY_TOKENS = 3
-_SURE_NATS = 1.0
+ClassDifferences: TypeAlias = tuple[tuple[str, Any, Any], ...]
 
 
 class Verdict(StrEnum):
@@ -64,6 +62,13 @@ class FieldDifference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     found: Any
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much was asked where a run stopped at its first difference: answers, of all that the golden has."""
+
+    prompts: int
+    of_prompts: int
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `verify` found. Fields that the verdict did not come to are empty.
 
@@ -71,6 +76,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     first:        the row of the first divergence: of generated tokens before replayed ones before bits alone.
     flips:        tokens that differ where both sides had read the same, per generated token.
     replay_flips: most likely tokens that differ, per replayed token.
+    part:         None where everything was asked; else all counts are of this part.
+    across:       how a run in another numeric class was judged; class_differences then say which.
     """
 
     verdict: Verdict
@@ -88,6 +95,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     class_differences: tuple[FieldDifference, ...] = ()
     tokenizer: TokenizerDifference | None = None
     images: FieldDifference | None = None
+    part: Part | None = None
+    across: Across | None = None
 
     @property
     def exit_code(self) -> int:
@@ -99,37 +108,28 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return (*self.constraints, *self.class_differences, *([self.images] if self.images else []))
 
 
-def compare(expected: Golden, found: Golden, *, change: float | None = None) -> Comparison:
-    """Return the verdict on ``found``, which ran in the numeric class of ``expected``.
-
-    change: the per-token change that has to be seen with 99 %; a golden too small for it is not comparable.
-    """
-    unlike = _unlike(expected, found)
-    if unlike:
-        return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.SUITE, detail=unlike)
+def compare(expected: Golden, found: Golden) -> Comparison:
+    """Return the verdict on ``found``, which ran in the numeric class of ``expected``."""
+    gate = _incomparable(expected, found)
+    if gate:
+        return gate
     tables = count_differences(expected, found)
-    tokenizer = tokenizer_difference(expected, found)
-    if tokenizer:
-        detail = f"the tokenizer or template differs: {tokenizer.prompt}, first at id {tokenizer.position}"
-        return Comparison(
-            verdict=Verdict.NOT_COMPARABLE,
-            reason=Reason.TOKENIZER,
-            detail=detail,
-            levels=tables.levels,
-            tokenizer=tokenizer,
-        )
-    unlike = _fed_otherwise(expected, found)
-    if unlike:
-        return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.SUITE, detail=unlike)
-    if has_nonfinite(found.completions):
-        return _told(tables, Verdict.MISMATCH, Reason.UNSTABLE, "a log-probability is NaN or infinite")
-    needed = 0 if change is None else needed_trials(change)
-    if expected.token_count < needed:
-        detail = (
-            f"the golden has {expected.token_count} tokens; {needed} see a per-token change of {change:g}"
-        )
-        return _told(tables, Verdict.NOT_COMPARABLE, Reason.POWER, detail)
-    return _judge(expected, found, tables)
+    return _unsound(found, tables) or _judge(expected, found, tables)
+
+
+def compare_across(
+    expected: Golden, found: Golden, *, floor: NoiseFloor | None, differences: ClassDifferences
+) -> Comparison:
+    """Return the verdict on ``found``, which ran in another class: by its replay and the noise floor.
+
+    floor:       of ``expected``; None where its record has none, and then nothing can be judged.
+    differences: from ``class_differences``.
+    """
+    gate = _incomparable(expected, found)
+    if gate is None:
+        tables = count_differences(expected, found)
+        gate = _unsound(found, tables) or _judge_across(expected, found, tables, floor, differences)
+    return msgspec.structs.replace(gate, class_differences=_fields(differences))
 
 
 def compare_repeat(first: Golden, again: Golden) -> Comparison:
@@ -143,14 +143,32 @@ def compare_repeat(first: Golden, again: Golden) -> Comparison:
     )
 
 
-def not_comparable_class(differences: tuple[tuple[str, Any, Any], ...]) -> Comparison:
+def too_weak(tokens: int, *, change: float) -> Comparison | None:
+    """Return the verdict that ``tokens`` are too few to see a per-token ``change`` with 99 %, or None."""
+    needed = needed_trials(change)
+    if tokens >= needed:
+        return None
+    seen = f"{needed} see a per-token change of {100 * change:.3g} % with 99 %"
+    detail = f"{tokens} tokens are compared; {seen}"
+    return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.POWER, detail=detail)
+
+
+def not_comparable_class(differences: ClassDifferences) -> Comparison:
     """Return the verdict where the numeric class differs; ``differences`` come from ``class_differences``."""
     fields = ", ".join(field for field, _, _ in differences)
     return Comparison(
         verdict=Verdict.NOT_COMPARABLE,
         reason=Reason.CLASS,
         detail=f"the numeric class differs: {fields}",
-        class_differences=tuple(FieldDifference(field=f, expected=a, found=b) for f, a, b in differences),
+        class_differences=_fields(differences),
+    )
+
+
+def no_noise_floor(differences: ClassDifferences) -> Comparison:
+    """Return the verdict where classes cannot be judged, since the golden's record has no noise floor."""
+    return msgspec.structs.replace(
+        not_comparable_class(differences),
+        detail="the epoch has no noise floor in this class, and without one other classes cannot be judged",
     )
 
 
@@ -174,6 +192,36 @@ def moved_tag(expected: str, found: str) -> Comparison:
     )
 
 
+def _fields(differences: ClassDifferences) -> tuple[FieldDifference, ...]:
+    return tuple(FieldDifference(field=f, expected=a, found=b) for f, a, b in differences)
+
+
+def _incomparable(expected: Golden, found: Golden) -> Comparison | None:
+    """Return the verdict where the two sides were not asked, or did not read, the same."""
+    other = unlike(expected, found)
+    if other:
+        return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.SUITE, detail=other)
+    tokenizer = tokenizer_difference(expected, found)
+    if tokenizer:
+        return Comparison(
+            verdict=Verdict.NOT_COMPARABLE,
+            reason=Reason.TOKENIZER,
+            detail=f"the tokenizer or template differs: {tokenizer.prompt}, first at id {tokenizer.position}",
+            levels=count_differences(expected, found).levels,
+            tokenizer=tokenizer,
+        )
+    other = fed_otherwise(expected, found)
+    if other:
+        return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.SUITE, detail=other)
+    return None
+
+
+def _unsound(found: Golden, tables: Tables) -> Comparison | None:
+    if has_nonfinite(found.completions):
+        return _told(tables, Verdict.MISMATCH, Reason.UNSTABLE, "a log-probability is NaN or infinite")
+    return None
+
+
 def _told(tables: Tables, verdict: Verdict, reason: Reason | None, detail: str) -> Comparison:
     return Comparison(
         verdict=verdict,
@@ -194,16 +242,13 @@ def _judge(expected: Golden, found: Golden, tables: Tables) -> Comparison:
     """Return the verdict behind the gates: match, or mismatch with the first reason that fits."""
     rows = tables.prompts
     if tables.weights:
-        same = "the answers are equal all the same" if _all_equal(rows) else "and the answers differ"
-        detail = f"{tables.weights.differing} of {tables.weights.tensors} loaded tensors differ, {same}"
-        return _told(tables, Verdict.MISMATCH, Reason.WEIGHTS, detail)
-    if _all_equal(rows):
-        detail = f"every level is equal over {len(rows)} prompts and {expected.token_count} tokens"
-        return _told(tables, Verdict.MATCH, None, detail)
-    if _is_sampling(expected, found, rows):
+        return _other_weights(tables)
+    if all_equal(rows):
+        return _told(tables, Verdict.MATCH, None, _equal(expected, rows))
+    if is_sampling(expected, found, rows):
         detail = "the model computes the same and draws other tokens"
         return _told(tables, Verdict.MISMATCH, Reason.SAMPLING, detail)
-    if _is_other_model(rows):
+    if is_other_model(rows):
         detail = "most prompts part at once, where the model was sure"
         return _told(tables, Verdict.MISMATCH, Reason.MODEL, detail)
     if all(row.equal["H1"] for row in rows):
@@ -211,45 +256,41 @@ def _judge(expected: Golden, found: Golden, tables: Tables) -> Comparison:
     return _told(tables, Verdict.MISMATCH, Reason.NUMERIC, "tokens and bits differ")
 
 
-def _all_equal(rows: Sequence[PromptRow]) -> bool:
-    return all(all(row.equal.values()) for row in rows)
+def _judge_across(
+    expected: Golden,
+    found: Golden,
+    tables: Tables,
+    floor: NoiseFloor | None,
+    differences: ClassDifferences,
+) -> Comparison:
+    """Return the verdict on another class: beside weights and full equality, only the replay counts."""
+    if tables.weights:
+        return _other_weights(tables)
+    if all_equal(tables.prompts):
+        detail = f"{_equal(expected, tables.prompts)}, in another numeric class"
+        return _told(tables, Verdict.MATCH, None, detail)
+    if floor is None:
+        return no_noise_floor(differences)
+    across = judge_across(expected, found, floor)
+    if across is None:
+        detail = "the golden replays nothing, and other classes are judged by the replay alone"
+        return _told(tables, Verdict.NOT_COMPARABLE, Reason.CLASS, detail)
+    verdict, reason = (Verdict.DRIFT, None) if across.is_drift else (Verdict.MISMATCH, Reason.NUMERIC)
+    detail = across.told()
+    if are_untold(expected.weights, found.weights):
+        detail += "; weights are not compared, for no tensor has the same name"
+    return msgspec.structs.replace(_told(tables, verdict, reason, detail), across=across)
 
 
-def _is_sampling(expected: Golden, found: Golden, rows: tuple[PromptRow, ...]) -> bool:
-    """Return whether only the drawing of tokens differs.
-
-    That is: greedy prompts are equal at every level and sampled ones are not, or every prompt that parts
-    does so between equal log-probabilities.
-    """
-    own = [row for row in rows if not row.replay]
-    prompts = [prompt for lane in expected.request.lanes for prompt in lane.prompts]
-    greedy = {prompt.id for prompt in prompts if prompt.sampling.temperature == 0}
-    if greedy and _all_equal([row for row in own if row.id in greedy]) and not _all_equal(own):
-        return True
-    parted = [row for row in own if row.divergence]
-    if not parted or not _all_equal([row for row in own if not row.divergence]):
-        return False
-    sides = {ours.id: (ours, theirs) for ours, theirs in line_up(expected, found)}
-    return all(_same_odds(*sides[row.id], row=row, top_k=expected.request.top_k) for row in parted)
+def _other_weights(tables: Tables) -> Comparison:
+    assert tables.weights is not None  # noqa: S101 - asked by both callers
+    same = "the answers are equal all the same" if all_equal(tables.prompts) else "and the answers differ"
+    detail = f"{tables.weights.differing} of {tables.weights.tensors} loaded tensors differ, {same}"
+    return _told(tables, Verdict.MISMATCH, Reason.WEIGHTS, detail)
 
 
-def _same_odds(expected: Completion, found: Completion, *, row: PromptRow, top_k: int) -> bool:
-    """Return whether the likeliest tokens and their log-probabilities are bit-equal where the row parts."""
-    position, width = row.divergence.position if row.divergence else 0, 4 * (1 + top_k)
-    ids = slice(4 * top_k * position, 4 * top_k * (position + 1))
-    odds = slice(width * position + 4, width * (position + 1))
-    return (
-        row.first_bit_difference == position
-        and expected.topk_ids[ids] == found.topk_ids[ids]
-        and expected.logprobs[odds] == found.logprobs[odds]
-    )
-
-
-def _is_other_model(rows: tuple[PromptRow, ...]) -> bool:
-    own = [row for row in rows if not row.replay]
-    early = [row.divergence for row in own if row.divergence and row.divergence.position < _EARLY_TOKENS]
-    margins = [d.expected.margin_nats for d in early if d.expected.margin_nats is not None]
-    return 2 * len(early) > len(own) and bool(margins) and median(margins) > _SURE_NATS
+def _equal(expected: Golden, rows: tuple[PromptRow, ...]) -> str:
+    return f"every level is equal over {len(rows)} prompts and {expected.token_count} tokens"
 
 
 def _first(rows: tuple[PromptRow, ...]) -> PromptRow | None:
@@ -257,21 +298,3 @@ def _first(rows: tuple[PromptRow, ...]) -> PromptRow | None:
     own = [row for row in parted if not row.replay]
     changed = [row for row in rows if row.first_bit_difference is not None or not all(row.equal.values())]
     return next(iter([*own, *parted, *changed]), None)
-
-
-def _unlike(expected: Golden, found: Golden) -> str | None:
-    """Return why the two suites differ, or None. Sampling settings may differ: they are a subject."""
-    ours, theirs = ([(c.id, c.lane) for c in golden.completions] for golden in (expected, found))
-    if ours != theirs:
-        return f"the suites differ: {len(ours)} prompts expected, {len(theirs)} found, or others"
-    if expected.request.top_k != found.request.top_k:
-        return f"the suites differ: top {expected.request.top_k} expected, top {found.request.top_k} found"
-    return None
-
-
-def _fed_otherwise(expected: Golden, found: Golden) -> str | None:
-    """Return why the two were fed other token ids although they tokenise alike, or None."""
-    for ours, theirs in line_up(expected, found):
-        if not is_replay(expected, ours) and ours.prompt_ids != theirs.prompt_ids:
-            return f"the suites differ: other token ids were fed, first in {ours.id}"
-    return None

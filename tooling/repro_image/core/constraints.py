@@ -8,6 +8,7 @@ from repro_image.core.constraints_host import inside_findings as _inside
 from repro_image.core.constraints_host import nvidia_findings
 from repro_image.core.constraints_image import environment_findings
 from repro_image.core.constraints_machine import machine_findings
+from repro_image.core.constraints_size import packed_findings
 from repro_image.core.constraints_wheels import wheel_findings
 from repro_image.core.demands import Demands, demands_of
 from repro_image.core.finding import Finding, Level, strictly
@@ -33,7 +34,7 @@ def lock_findings(image: ImageSpec, locks: Locks | None, tables: Tables) -> tupl
     """Return the findings that need no machine: they hold wherever the image is built."""
     if locks is None:
         return (_not_locked(),)
-    findings = tuple(wheel_findings(image, locks, tables))
+    findings = (*wheel_findings(image, locks, tables), *packed_findings(image, locks))
     gpu = demands_of(image, locks, tables).gpu
     if gpu is None:
         return findings

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from repro_image.core.differences import count_differences, is_replay, line_up
+from repro_image.core.engines import batching
 from repro_image.core.epoch import NegativeControl, NoiseFloor
 from repro_image.core.golden import Golden, GoldenRequest, unpack_floats, unpack_ids
 from repro_image.core.project import EngineValue
@@ -25,7 +26,7 @@ def reordered_request(request: GoldenRequest) -> GoldenRequest:
 
 def reordered_engine(engine: Mapping[str, EngineValue]) -> dict[str, EngineValue]:
     """Return engine settings with which calls are really batched."""
-    return {**engine, "max_num_seqs": 8}
+    return batching(engine)
 
 
 def noise_floor(expected: Golden, reordered: Golden) -> NoiseFloor:

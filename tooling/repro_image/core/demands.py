@@ -15,9 +15,11 @@ from repro_image.core.compatibility import (
     is_code_for,
     ptx_order,
 )
+from repro_image.core.engines import INVARIANT
 from repro_image.core.gpu import MajorMinor
 from repro_image.core.lockfile import LockedWheel, Locks
 from repro_image.core.project import DriverRange, FlagName, GpuName, ImageSpec, Positive
+from repro_image.core.suite import left_out
 
 # The libraries whose kernels a run cannot do without.
 KERNEL_WHEELS = ("torch", "vllm")
@@ -108,6 +110,8 @@ def _capability(image: ImageSpec, tables: Tables) -> str | None:
     golden = image.golden
     pairs = (*golden.engine.items(), *golden.environment.items())
     settings = {f"{key}={value}" for key, value in pairs}
+    if left_out(golden.suite, on_gpu=False):  # lanes that are asked of a batch-invariant engine
+        settings.add(f"{INVARIANT}=1")
     floors = [row.capability for row in tables.setting if row.setting in settings]
     return max(floors, key=architecture_order, default=None)
 

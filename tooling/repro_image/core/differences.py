@@ -8,6 +8,7 @@ import msgspec
 from repro_image.core.epoch import Power
 from repro_image.core.golden import LEVELS, Completion, Golden, unpack_floats, unpack_ids
 from repro_image.core.intervals import clopper_pearson, power, smallest_visible_change
+from repro_image.core.odds import first_difference, logit_ulp, replay_steps
 
 _FIRST_NAMES = 5
 
@@ -18,7 +19,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     id:          None past the end of a shorter answer.
     text:        as the model wrote it, unescaped.
     margin_nats: log-probability of the most likely token minus that of the second; None unless finite.
-    margin_ulps: the same in units in the last place of float32, at the larger of the two magnitudes.
+    margin_ulps: the same in units in the last place of the logits (``Differences.ulp_nats``).
     """
 
     id: int | None
@@ -79,9 +80,17 @@ class Decade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Differences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Absolute differences of the chosen token's log-probability where both sides read and chose the same."""
+    """Absolute differences of the chosen token's log-probability where both sides read and chose the same.
+
+    decades:     in nats.
+    ulp_decades: in ulps.
+    ulp_nats:    one unit in the last place of the recorded logits: the step of their type where the likely
+                 ones lie, 0.125 nats for bfloat16 between 16 and 32.
+    """
 
     decades: tuple[Decade, ...]
+    ulp_decades: tuple[Decade, ...]
+    ulp_nats: float
     median_nats: float | None
     largest_nats: float | None
 
@@ -134,23 +143,20 @@ def is_replay(golden: Golden, completion: Completion) -> bool:
     return any(lane.replay_of for lane in golden.request.lanes if lane.name == completion.lane)
 
 
+def replayed_tokens(golden: Golden) -> int:
+    return sum(len(c.output_ids) // 4 for c in golden.completions if is_replay(golden, c))
+
+
 def tokenizer_difference(expected: Golden, found: Golden) -> TokenizerDifference | None:
     """Return where level H0 first differs, or None."""
     for a, b in line_up(expected, found):
         ours, theirs = unpack_ids(a.tokenized), unpack_ids(b.tokenized)
-        position = _first_difference(ours, theirs)
+        position = first_difference(ours, theirs)
         if position is not None:
             return TokenizerDifference(
                 prompt=a.id, position=position, expected=_at(ours, position), found=_at(theirs, position)
             )
     return None
-
-
-def _first_difference(ours: tuple[int, ...], theirs: tuple[int, ...]) -> int | None:
-    for position, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        if a != b:
-            return position
-    return min(len(ours), len(theirs)) if len(ours) != len(theirs) else None
 
 
 def _at(ids: tuple[int, ...], position: int) -> int | None:
@@ -159,18 +165,18 @@ def _at(ids: tuple[int, ...], position: int) -> int | None:
 
 def count_differences(expected: Golden, found: Golden) -> Tables:
     """Return the tables of two goldens; their completions line up."""
-    pairs = line_up(expected, found)
-    rows = tuple(_row(expected, found, a, b) for a, b in pairs)
+    pairs, ulp = line_up(expected, found), logit_ulp(expected)
+    rows = tuple(_row(expected, found, a, b, ulp=ulp) for a, b in pairs)
     own = [row for row in rows if not row.replay]
     trials = sum(row.tokens if row.divergence is None else row.divergence.position + 1 for row in own)
     replayed = [pair for pair, row in zip(pairs, rows, strict=True) if row.replay]
     return Tables(
         levels=tuple(_level(level, rows) for level in LEVELS),
         prompts=rows,
-        flips=_rate(sum(row.divergence is not None for row in own), trials),
+        flips=rate_of(sum(row.divergence is not None for row in own), trials),
         replay_flips=_replay_flips(replayed, top_k=expected.request.top_k) if replayed else None,
-        differences=_differences(pairs, rows, width=1 + expected.request.top_k),
-        weights=_weights(expected.weights, found.weights),
+        differences=_differences(pairs, rows, width=1 + expected.request.top_k, ulp=ulp),
+        weights=weight_differences(expected.weights, found.weights),
         visible=visible(expected),
     )
 
@@ -189,15 +195,15 @@ def _level(level: str, rows: tuple[PromptRow, ...]) -> LevelRow:
     return LevelRow(level=level, equal=differing == 0, prompts=len(rows), differing=differing)
 
 
-def _row(expected: Golden, found: Golden, ours: Completion, theirs: Completion) -> PromptRow:
+def _row(expected: Golden, found: Golden, ours: Completion, theirs: Completion, *, ulp: float) -> PromptRow:
     ids, other = unpack_ids(ours.output_ids), unpack_ids(theirs.output_ids)
-    position = _first_difference(ids, other)
+    position = first_difference(ids, other)
     divergence = None
     if position is not None:
         divergence = Divergence(
             position=position,
-            expected=_token(expected, ours, position),
-            found=_token(found, theirs, position),
+            expected=_token(expected, ours, position, ulp),
+            found=_token(found, theirs, position, ulp),
         )
     return PromptRow(
         id=ours.id,
@@ -226,7 +232,7 @@ def _first_bit_difference(ours: bytes, theirs: bytes, width: int) -> int | None:
     )
 
 
-def _token(golden: Golden, completion: Completion, position: int) -> Token:
+def _token(golden: Golden, completion: Completion, position: int, ulp: float) -> Token:
     token = _at(unpack_ids(completion.output_ids), position)
     width = 4 * (1 + golden.request.top_k)
     values = unpack_floats(completion.logprobs[width * position : width * (position + 1)])
@@ -236,38 +242,23 @@ def _token(golden: Golden, completion: Completion, position: int) -> Token:
         id=token,
         text=golden.vocabulary.get(str(token), ""),
         margin_nats=nats if finite else None,
-        margin_ulps=nats / float32_ulp(max(abs(values[1]), abs(values[2]))) if finite else None,
+        margin_ulps=nats / ulp if finite else None,
     )
 
 
-def float32_ulp(value: float) -> float:
-    """Return the distance from ``value`` (finite) to the next float32 away from zero."""
-    exponent = math.frexp(value)[1] if value else -125
-    return math.ldexp(1.0, max(exponent - 24, -149))
-
-
-def _rate(events: int, trials: int) -> Rate:
+def rate_of(events: int, trials: int) -> Rate:
     low, high = clopper_pearson(events, trials)
     return Rate(events=events, trials=trials, low=low, high=high)
 
 
 def _replay_flips(pairs: list[tuple[Completion, Completion]], *, top_k: int) -> Rate | None:
     """Return how often the most likely token differs, as far as both sides were fed the same tokens."""
-    events = trials = 0
-    for ours, theirs in pairs:
-        fed = _first_difference(unpack_ids(ours.output_ids), unpack_ids(theirs.output_ids))
-        # Odds at a position depend on the tokens before it, so the first differing one still counts.
-        count = len(ours.output_ids) // 4 if fed is None else fed + 1
-        likeliest = (
-            [unpack_ids(side.topk_ids)[::top_k][:count] for side in (ours, theirs)] if top_k else [(), ()]
-        )
-        trials += min(map(len, likeliest))
-        events += sum(a != b for a, b in zip(*likeliest, strict=False))
-    return _rate(events, trials)
+    steps = [step for pair in pairs for step in replay_steps(*pair, top_k=top_k)]
+    return rate_of(sum(step.margin_nats is not None for step in steps), len(steps))
 
 
 def _differences(
-    pairs: list[tuple[Completion, Completion]], rows: tuple[PromptRow, ...], *, width: int
+    pairs: list[tuple[Completion, Completion]], rows: tuple[PromptRow, ...], *, width: int, ulp: float
 ) -> Differences:
     nats: list[float] = []
     for (ours, theirs), row in zip(pairs, rows, strict=True):
@@ -277,6 +268,8 @@ def _differences(
     finite = [value for value in nats if math.isfinite(value)]
     return Differences(
         decades=_decades(finite),
+        ulp_decades=_decades([value / ulp for value in finite]),
+        ulp_nats=ulp,
         median_nats=median(finite) if finite else None,
         largest_nats=max(finite, default=None),
     )
@@ -291,8 +284,15 @@ def _decades(values: list[float]) -> tuple[Decade, ...]:
     return tuple(Decade(exponent=exponent, count=count) for exponent, count in ordered)
 
 
-def _weights(expected: dict[str, str], found: dict[str, str]) -> WeightDifferences | None:
-    """Return the loaded tensors that differ, or None when all are equal."""
+def are_untold(expected: dict[str, str], found: dict[str, str]) -> bool:
+    """Return whether no tensor has the same name on both sides: parallel engines name them by rank."""
+    return bool(expected and found) and expected.keys().isdisjoint(found)
+
+
+def weight_differences(expected: dict[str, str], found: dict[str, str]) -> WeightDifferences | None:
+    """Return the loaded tensors that differ, or None when all are equal or nothing can be told."""
+    if are_untold(expected, found):
+        return None
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if not names:
         return None

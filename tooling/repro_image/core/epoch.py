@@ -18,6 +18,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 EPOCH_TYPE = "urn:repro-image:epoch:1"
 CLASS_TYPE = "urn:repro-image:class:1"
 PROOF_TYPE = "urn:repro-image:proof:1"
+PUSH_TYPE = "urn:repro-image:push:1"
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -82,7 +83,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ClassGolden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the image answers in one numeric class.
 
-    golden: digest of the stored golden, ``locks/<image>/goldens/<hex>.json.zst``.
+    golden: digest of the stored golden, ``locks/<image>/goldens/<hex>.golden.zst``.
     """
 
     numeric_class: Digest
@@ -105,7 +106,7 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tag:         ``e<number>-<first 8 hex digits of the input digest>``.
     recorded_at: UTC, whole seconds, such as ``2026-11-21T22:30:00Z``; noted, never used for order.
     tool:        version of repro-image.
-    builder:     engine, buildx and installer versions.
+    builder:     versions of engine, buildx and installer; ``engine_id`` tells engines apart.
     source:      git revision of the project and whether it was clean, where there is one.
     """
 
@@ -144,6 +145,27 @@ class ProofRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     builder: dict[str, str]
     recorded_at: Moment
     tool: str
+
+
+class PushRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An epoch's image in a registry, read back from there. follows: digest of the epoch record.
+
+    repository: with its registry; the image is there under ``manifest``, whatever the tag names today.
+    size_bytes: of its layers, as a machine that has none of them downloads them.
+    """
+
+    format: Literal[1] = 1
+    follows: Digest
+    repository: str
+    manifest: Manifest
+    config: Digest
+    size_bytes: Size
+    recorded_at: Moment
+    tool: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.repository}@{self.manifest.digest}"
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

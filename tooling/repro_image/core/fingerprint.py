@@ -39,10 +39,13 @@ class CpuClass(
     def digest(self) -> str:
         return canonical_digest(self)
 
+    @property
+    def machine(self) -> str:
+        return f"{self.vendor} family {self.family} model {self.model}, {self.capability}"
+
     def describe(self) -> str:
         """Return what it is, for people."""
-        chip = f"{self.vendor} family {self.family} model {self.model}, {self.capability}"
-        return f"{chip}, {self.threads} threads"
+        return f"{self.machine}, {self.threads} threads"
 
 
 class CudaClass(
@@ -67,7 +70,8 @@ class CudaClass(
     def digest(self) -> str:
         return canonical_digest(self)
 
-    def describe(self) -> str:
+    @property
+    def machine(self) -> str:
         """Return what it is, for people."""
         parts = (
             f"{self.count} x {self.gpu}",
@@ -77,6 +81,9 @@ class CudaClass(
             f"tensor parallel {self.tensor_parallel}",
         )
         return ", ".join(parts)
+
+    def describe(self) -> str:
+        return self.machine
 
 
 NumericClass: TypeAlias = CpuClass | CudaClass

@@ -1,23 +1,32 @@
-"""What is asked of an image (GoldenRequest) and what it answered (Golden); stored form and digests per level.
+"""What is asked of an image (GoldenRequest) and what it answered (Golden); digests per level.
 
 Arrays are little-endian bytes (base64 in JSON): int32 for token ids, float32 for log-probabilities. Decimal
 text
 would lose the bits that level H3 compares.
 """
 
+import base64
+import hashlib
 import math
 import sys
 from array import array
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from repro_image.core.canonical import canonical_digest, canonical_json
+from repro_image.core.canonical import canonical_digest
 from repro_image.core.project import EngineValue
 from repro_image.core.reference import Digest, sha256_digest
-from repro_image.errors import InvalidFileError
 
 LEVELS = ("H0", "H1", "H2", "H3")
+# What vLLM takes.
+Temperature: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=2.0)]
+TopP: TypeAlias = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+# Token ids are keys of JSON objects, so that they are text there.
+Vocabulary: TypeAlias = dict[Annotated[str, msgspec.Meta(pattern=r"\A(?:0|[1-9][0-9]{0,8})\Z")], str]
+_LOW_BYTES = bytes(range(128))
+_COMPARED = ("tokenized", "prompt_ids", "output_ids", "topk_ids", "logprobs")
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,21 +37,44 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     max_tokens: Annotated[int, msgspec.Meta(gt=0)]
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
     seed: int | None = None
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One prompt. text or token_ids is there; with both, the ids are fed and the text is only tokenised.
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One turn of a chat. role: as chat templates know it."""
 
-    id: unique in the request, such as ``greedy/003``.
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One prompt: a text, a chat or token ids.
+
+    id:        unique in the request, such as ``greedy/003``.
+    chat:      rendered inside the image by the tokenizer's own chat template, up to where the answer begins.
+    token_ids: with a text or chat as well, the ids are fed and the other is only tokenised.
     """
 
     id: str
     sampling: Sampling
     text: str | None = None
-    token_ids: tuple[int, ...] | None = None
+    chat: tuple[Message, ...] | None = None
+    token_ids: tuple[TokenId, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_one_thing(self.text, self.chat, self.token_ids)
+
+
+def require_one_thing(
+    text: str | None, chat: tuple[Message, ...] | None, token_ids: tuple[int, ...] | None
+) -> None:
+    """Raise ValueError for a prompt that asks nothing, or a text and a chat."""
+    if text is not None and chat is not None:
+        raise ValueError("a prompt is a text or a chat, not both")
+    if text is None and not chat and not token_ids:
+        raise ValueError("a prompt needs a text, a chat or token ids")
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,12 +83,15 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     together:  all in one call of the engine, instead of one by one.
     replay_of: lanes whose prompts and answers are fed back, teacher-forced; such a lane has no prompts of
                its own.
+    batch_invariant: asked of an engine of its own, whose answers do not depend on what else is in the
+               batch.
     """
 
     name: str
     prompts: tuple[Prompt, ...] = ()
     together: bool = False
     replay_of: tuple[str, ...] = ()
+    batch_invariant: bool = False
 
 
 class GoldenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,12 +103,37 @@ class GoldenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     format: Literal[1] = 1
     suite: str
     root_seed: int
-    top_k: int = 5
+    top_k: Annotated[int, msgspec.Meta(gt=0, le=20)] = 5
     lanes: tuple[Lane, ...]
+
+    def __post_init__(self) -> None:
+        asked: dict[bool, set[str]] = {False: set(), True: set()}
+        for lane in self.lanes:
+            earlier = asked[lane.batch_invariant]
+            if lane.replay_of and (lane.prompts or not earlier.issuperset(lane.replay_of)):
+                raise ValueError(
+                    f"lane {lane.name} must replay earlier lanes of the same engine and ask nothing itself"
+                )
+            earlier |= {lane.name} if lane.prompts else set()
+        if sorted(self.lanes, key=lambda lane: lane.batch_invariant) != list(self.lanes):
+            raise ValueError("batch-invariant lanes come last: an engine of their own answers them")
+        names, ids = [lane.name for lane in self.lanes], expected_ids(self)
+        if len(set(names)) < len(names) or len(set(ids)) < len(ids):
+            raise ValueError("two lanes or two prompts have the same name")
 
     @property
     def digest(self) -> str:
         return canonical_digest(self)
+
+
+class ExpectedAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By what a runner that may stop early knows a difference.
+
+    completions: id -> ``completion_digest``; weights: as in Golden.
+    """
+
+    completions: dict[str, str]
+    weights: dict[str, str]
 
 
 class RunnerInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +143,7 @@ class RunnerInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     engine:        arguments of ``vllm.LLM`` beside the model folder.
     continuations: prompt id -> output ids that replay lanes feed back; missing ones are this run's own.
     scale_weight:  multiplies one weight tensor by 1 + 2**-7 after loading: the negative control.
+    expected:      with it the run ends after the first call whose answers, or the weights, are others.
     """
 
     format: Literal[1] = 1
@@ -91,12 +152,13 @@ class RunnerInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     request: GoldenRequest
     continuations: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     scale_weight: bool = False
+    expected: ExpectedAnswers | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answer to one prompt.
 
-    tokenized:  int32 (m,), the prompt's text as this image tokenises it; empty for prompts without text.
+    tokenized:  int32 (m,), the prompt's text or chat as this image tokenises it; empty for prompts of ids.
     prompt_ids: int32 (p,), what was fed.
     output_ids: int32 (n,), prompt excluded; in a replay lane the tokens that were fed back.
     topk_ids:   int32 (n, top_k), most likely first.
@@ -124,7 +186,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     format: Literal[1] = 1
     request: GoldenRequest
     completions: tuple[Completion, ...]
-    vocabulary: dict[str, str]
+    vocabulary: Vocabulary
     weights: dict[str, str]
     canaries: dict[str, str]
 
@@ -162,7 +224,7 @@ class RunnerOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     format: Literal[1] = 1
     nonce: str
     completions: tuple[Completion, ...]
-    vocabulary: dict[str, str]
+    vocabulary: Vocabulary
     weights: dict[str, str]
     canaries: dict[str, str]
     inside: Inside
@@ -204,6 +266,12 @@ def _array(code: str, data: bytes) -> "array[int]":
     return values
 
 
+def completion_digest(completion: Completion) -> str:
+    """Return what stands for all that is compared of ``completion``; the runner computes the same."""
+    parts = (getattr(completion, part) for part in _COMPARED)
+    return hashlib.sha256(b"\n".join(base64.b64encode(part) for part in parts)).hexdigest()
+
+
 def levels(golden: Golden) -> Levels:
     """Return the digest of each level over all completions, in order."""
     parts: dict[str, list[bytes]] = {level: [] for level in LEVELS}
@@ -216,41 +284,18 @@ def levels(golden: Golden) -> Levels:
     return Levels(**{level: sha256_digest(b"".join(chunks)) for level, chunks in parts.items()})
 
 
-def golden_bytes(golden: Golden) -> bytes:
-    """Return the stored form of ``golden``, before compression; its sha256 is the golden's digest."""
-    return canonical_json(golden)
-
-
-def golden_digest(golden: Golden) -> str:
-    return sha256_digest(golden_bytes(golden))
-
-
-def parse_golden(data: bytes, *, path: str) -> Golden:
-    """Return the golden that ``data`` (uncompressed) holds. Raises: InvalidFileError for a wrong form or
-    count.
-    """
-    fix = "restore the file from git; goldens are never edited"
-    try:
-        golden = msgspec.json.decode(data, type=Golden)
-    except msgspec.DecodeError as error:
-        raise InvalidFileError(f"not a golden: {error}", path=path, fix=fix) from error
-    reason = wrong_shape(golden.request, golden.completions)
-    if reason:
-        raise InvalidFileError(f"not a golden: {reason}", path=path, fix=fix)
-    return golden
-
-
 def wrong_shape(request: GoldenRequest, completions: tuple[Completion, ...]) -> str | None:
-    """Return why ``completions`` cannot be answers to ``request``, or None. Counts and lengths, no values."""
-    wanted = expected_ids(request)
-    found = [completion.id for completion in completions]
+    """Return why ``completions`` cannot be answers to ``request``, or None; by counts and lengths."""
+    wanted = expected_completions(request)
+    found = [(completion.id, completion.lane) for completion in completions]
     if found != wanted:
         return f"{len(found)} completions where {len(wanted)} were asked, or in another order"
     for completion in completions:
-        if any(
-            len(part) % 4 for part in (completion.tokenized, completion.prompt_ids, completion.output_ids)
-        ):
+        ids = (completion.tokenized, completion.prompt_ids, completion.output_ids, completion.topk_ids)
+        if any(len(part) % 4 for part in ids):
             return f"{completion.id}: an id array is truncated"
+        if any(part[3::4].translate(None, _LOW_BYTES) for part in ids):
+            return f"{completion.id}: an id is below 0"
         tokens = len(completion.output_ids) // 4
         if not tokens or len(completion.topk_ids) != 4 * tokens * request.top_k:
             return f"{completion.id}: {tokens} tokens do not fit its alternatives"
@@ -259,14 +304,24 @@ def wrong_shape(request: GoldenRequest, completions: tuple[Completion, ...]) -> 
     return None
 
 
-def expected_ids(request: GoldenRequest) -> list[str]:
-    """Return the ids of the completions that answer ``request``, in order. A replay of X is ``<lane>/X``."""
+def expected_completions(request: GoldenRequest) -> list[tuple[str, str]]:
+    """Return (id, lane) of the completions that answer ``request``, in order. A replay of X is
+    ``<lane>/X``.
+    """
     own = {lane.name: [prompt.id for prompt in lane.prompts] for lane in request.lanes}
-    ids = []
-    for lane in request.lanes:
-        ids += own[lane.name]
-        ids += [f"{lane.name}/{prompt}" for source in lane.replay_of for prompt in own[source]]
-    return ids
+    return [
+        (name, lane.name)
+        for lane in request.lanes
+        for name in (
+            *own[lane.name],
+            *(f"{lane.name}/{prompt}" for source in lane.replay_of for prompt in own[source]),
+        )
+    ]
+
+
+def expected_ids(request: GoldenRequest) -> list[str]:
+    """Return the ids of the completions that answer ``request``, in order."""
+    return [name for name, _ in expected_completions(request)]
 
 
 def has_nonfinite(completions: tuple[Completion, ...]) -> bool:

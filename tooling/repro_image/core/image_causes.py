@@ -67,6 +67,7 @@ _MACHINE = re.compile(
 )
 _PLACES = ((_LOG, Cause.LOG), (_CACHE, Cause.CACHE), (_MACHINE, Cause.MACHINE))
 _GZIP = b"\x1f\x8b"
+_MOUNT_POINTS = ("dev", "proc", "sys")
 
 
 def file_finding(path: str, a: FileEntry | None, b: FileEntry | None) -> Finding | None:
@@ -88,6 +89,9 @@ def file_finding(path: str, a: FileEntry | None, b: FileEntry | None) -> Finding
     for field, cause in (("xattrs", Cause.ATTRIBUTES), ("owner", Cause.OWNER), ("mode", Cause.MODE)):
         if field in fields:
             return _finding(cause, fields, "")
+    if path in _MOUNT_POINTS:
+        fix = "run it in a stage of its own and COPY what it made, or start from a base that has the folder"
+        return Finding(Cause.TIME, fields, "made by the builder, which mounts there", fix)
     return _finding(Cause.TIME, fields, "")
 
 

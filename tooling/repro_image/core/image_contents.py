@@ -37,7 +37,12 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageContents(msgspec.Struct, frozen=True, kw_only=True):
-    """An image by layers. config: the digest that is its identity; move: None unless it was asked for."""
+    """An image by layers.
+
+    config:     the digest that is its identity.
+    budget_mib: what image.toml allows it; None where there is no budget, or no project that knows the image.
+    move:       None unless it was asked for.
+    """
 
     name: str
     config: str
@@ -45,11 +50,16 @@ class ImageContents(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerRow, ...]
     size_bytes: int
     stored_bytes: int
+    budget_mib: int | None
     move: Move | None
 
 
 def image_contents(
-    image: ImageDocuments, by_diff_id: Mapping[str, Layer], *, origin: ImageDocuments | None
+    image: ImageDocuments,
+    by_diff_id: Mapping[str, Layer],
+    *,
+    origin: ImageDocuments | None,
+    budget_mib: int | None,
 ) -> ImageContents:
     """Return the layers of ``image``. origin: the image that a machine moves from."""
     layers = [by_diff_id[diff_id] for diff_id in image.diff_ids]
@@ -74,6 +84,7 @@ def image_contents(
         layers=rows,
         size_bytes=sum(row.size_bytes for row in rows),
         stored_bytes=sum(row.stored_bytes for row in rows),
+        budget_mib=budget_mib,
         move=_move(rows, origin) if origin is not None else None,
     )
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -11,8 +12,10 @@ from repro_image.core.image_causes import FIXES, Cause, file_finding
 from repro_image.core.image_files import FileEntry, Layer, Placed, merge, readable, removes
 from repro_image.core.image_manifest import ImageDocuments
 
+_CLOCK_FIX = "pass SOURCE_DATE_EPOCH to the build; a base from `docker import` has the time of its import"
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+
+class Side(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one image has at a path. layer: counted from 1, bottom first; mtime: seconds since 1970."""
 
     layer: int
@@ -126,8 +129,10 @@ def _config(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     for key in sorted(ours.keys() | theirs.keys()):
         left, right = ours.get(key), theirs.get(key)
         if left != right and not key.startswith("config.rootfs.diff_ids"):  # the files tell more
-            cause = Cause.TIME if key.rpartition(".")[2] == "created" else Cause.CONFIG
-            yield _told(key, cause, f"{_short(left)} in A, {_short(right)} in B")
+            is_time = key.rpartition(".")[2] == "created"
+            cause, fix = (Cause.TIME, _CLOCK_FIX) if is_time else (Cause.CONFIG, FIXES[Cause.CONFIG])
+            detail = f"{_short(left)} in A, {_short(right)} in B"
+            yield Difference(path=key, cause=cause, detail=detail, fix=fix)
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -243,10 +248,10 @@ def _side(placed: Placed) -> Side:
     return Side(
         layer=placed.layer + 1,
         type=entry.kind,
-        mode=f"{entry.mode:04o}",
-        owner=f"{entry.uid}:{entry.gid}",
+        mode=intern(f"{entry.mode:04o}"),  # few values, and there can be tens of thousands of sides
+        owner=intern(f"{entry.uid}:{entry.gid}"),
         size=entry.size,
-        mtime=_moment(entry.mtime_ns),
+        mtime=intern(_moment(entry.mtime_ns)),
         target=readable(entry.link),
         sha256=entry.sha256.hex() if entry.sha256 else None,
         xattrs=readable(entry.xattrs),

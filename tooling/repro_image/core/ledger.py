@@ -16,15 +16,24 @@ from repro_image.core.epoch import (
     CLASS_TYPE,
     EPOCH_TYPE,
     PROOF_TYPE,
+    PUSH_TYPE,
     ClassGolden,
     ClassRecord,
     Epoch,
     ImageIdentity,
+    Manifest,
     ProofRecord,
+    PushRecord,
     Statement,
     Subject,
 )
-from repro_image.core.reference import Digest, ImageReference, parse_reference, sha256_digest
+from repro_image.core.reference import (
+    Digest,
+    ImageReference,
+    is_repository,
+    parse_reference,
+    sha256_digest,
+)
 from repro_image.core.strict_json import (
     MAX_INTEGER,
     StrictJsonError,
@@ -43,10 +52,16 @@ from repro_image.errors import (
 MAX_RECORD_BYTES = 4 * 2**20
 EPOCH_FILE = "epoch.json"
 
-Record: TypeAlias = Epoch | ClassRecord | ProofRecord
-R = TypeVar("R", Epoch, ClassRecord, ProofRecord)
+LaterRecord: TypeAlias = ClassRecord | ProofRecord | PushRecord
+Record: TypeAlias = Epoch | LaterRecord
+R = TypeVar("R", Epoch, ClassRecord, ProofRecord, PushRecord)
 
-_TYPES: dict[type[Record], str] = {Epoch: EPOCH_TYPE, ClassRecord: CLASS_TYPE, ProofRecord: PROOF_TYPE}
+_TYPES: dict[type[Record], str] = {
+    Epoch: EPOCH_TYPE,
+    ClassRecord: CLASS_TYPE,
+    ProofRecord: PROOF_TYPE,
+    PushRecord: PUSH_TYPE,
+}
 _PATH = re.compile(r"(?P<folder>[0-9]{4,})/(?:epoch|(?P<kind>[a-z]+)-(?P<short>[0-9a-f]{12}))\.json")
 _WIDE = "$integer"
 # Before the first version of this tool no clock that is right can have stood.
@@ -69,6 +84,14 @@ class StoredProof(msgspec.Struct, frozen=True, kw_only=True):
     record: ProofRecord
 
 
+class StoredPush(msgspec.Struct, frozen=True, kw_only=True):
+    """digest: of the file's bytes; path: below the project's root."""
+
+    digest: Digest
+    path: str
+    record: PushRecord
+
+
 class StoredEpoch(msgspec.Struct, frozen=True, kw_only=True):
     """An epoch as the ledger holds it, with what was recorded for it later.
 
@@ -81,6 +104,12 @@ class StoredEpoch(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Epoch
     classes: tuple[StoredClass, ...] = ()
     proofs: tuple[StoredProof, ...] = ()
+    pushes: tuple[StoredPush, ...] = ()
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Every form in which the image exists: the engine's own first, then those that were pushed."""
+        return (*self.epoch.image.manifests, *(stored.record.manifest for stored in self.pushes))
 
     @property
     def goldens(self) -> tuple[ClassGolden, ...]:
@@ -239,6 +268,11 @@ def proof_path(number: int, data: bytes) -> str:
     return f"{number:04d}/proof-{_short(sha256_digest(data))}.json"
 
 
+def push_path(number: int, data: bytes) -> str:
+    """data: the file's bytes; each push is a file of its own."""
+    return f"{number:04d}/push-{_short(sha256_digest(data))}.json"
+
+
 def parse_ledger(files: Mapping[str, bytes], *, image: str, folder: str) -> tuple[StoredEpoch, ...]:
     """Return the epochs that ``files`` hold, in order, after proving each record and the chain.
 
@@ -274,7 +308,7 @@ def _folders(files: Iterable[str], *, folder: str) -> dict[int, list[str]]:
         match = _PATH.fullmatch(path)
         if match is None or match["folder"] != f"{int(match['folder']):04d}":
             raise BrokenRecordError("this file does not belong into a ledger", path=f"{folder}/{path}")
-        if match["kind"] not in (None, "class", "proof"):
+        if match["kind"] not in (None, "class", "proof", "push"):
             raise NewerRecordError(
                 f"a record of the unknown kind {match['kind']!r}", path=f"{folder}/{path}", tool=""
             )
@@ -295,13 +329,15 @@ def _parse_epoch(
     epoch = parse_record(data, Epoch, path=path)
     _check_link(epoch, number, previous, image=image, path=path)
     stored = StoredEpoch(digest=sha256_digest(data), path=path, epoch=epoch)
-    classes, proofs = [], []
+    classes, proofs, pushes = [], [], []
     for name in paths:
         if "/class-" in name:
             classes.append(parse_class(files[name], stored, path=f"{folder}/{name}"))
         elif "/proof-" in name:
             proofs.append(parse_proof(files[name], stored, path=f"{folder}/{name}"))
-    return msgspec.structs.replace(stored, classes=tuple(classes), proofs=tuple(proofs))
+        elif "/push-" in name:
+            pushes.append(parse_push(files[name], stored, path=f"{folder}/{name}"))
+    return msgspec.structs.replace(stored, classes=tuple(classes), proofs=tuple(proofs), pushes=tuple(pushes))
 
 
 def _check_link(epoch: Epoch, number: int, previous: StoredEpoch | None, *, image: str, path: str) -> None:
@@ -344,7 +380,22 @@ def parse_proof(data: bytes, epoch: StoredEpoch, *, path: str) -> StoredProof:
     return StoredProof(digest=sha256_digest(data), path=path, record=record)
 
 
-def _check_belongs(data: bytes, record: ClassRecord | ProofRecord, epoch: StoredEpoch, *, path: str) -> None:
+def parse_push(data: bytes, epoch: StoredEpoch, *, path: str) -> StoredPush:
+    """Return the push that ``data`` adds to ``epoch``. Raises: BrokenRecordError, BrokenChainError."""
+    record = parse_record(data, PushRecord, path=path)
+    _check_belongs(data, record, epoch, path=path)
+    if record.config != epoch.epoch.image.config:
+        raise BrokenRecordError(
+            f"what was pushed is {record.config}, the epoch's image is {epoch.epoch.image.config}", path=path
+        )
+    if not is_repository(record.repository):
+        raise BrokenRecordError(f"{record.repository[:100]!r} is no repository", path=path)
+    if not path.endswith(push_path(epoch.epoch.number, data)):
+        raise BrokenRecordError(f"the file's name is not its digest, {sha256_digest(data)}", path=path)
+    return StoredPush(digest=sha256_digest(data), path=path, record=record)
+
+
+def _check_belongs(data: bytes, record: LaterRecord, epoch: StoredEpoch, *, path: str) -> None:
     if record.follows != epoch.digest:
         raise BrokenChainError(
             f"the record follows {record.follows}, expected is {epoch.digest}, epoch {epoch.epoch.number}",
@@ -392,8 +443,8 @@ def find_tag(epochs: tuple[StoredEpoch, ...], tag: str) -> StoredEpoch | None:
 def find_digest(epochs: tuple[StoredEpoch, ...], digest: str) -> StoredEpoch | None:
     """Return the newest epoch whose image has ``digest`` as config, as manifest, or whose record has it."""
     for stored in reversed(epochs):
-        image = stored.epoch.image
-        if digest in (stored.digest, image.config, *(manifest.digest for manifest in image.manifests)):
+        forms = (manifest.digest for manifest in stored.manifests)
+        if digest in (stored.digest, stored.epoch.image.config, *forms):
             return stored
     return None
 

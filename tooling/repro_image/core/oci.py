@@ -16,6 +16,13 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+CONFIG = "application/vnd.oci.image.config.v1+json"
+PLAIN_LAYERS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+)
+ZSTD_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
+_COMPRESSIONS = {"tar": "uncompressed", "tar+zstd": "zstd", "tar+gzip": "gzip", "tar.gzip": "gzip"}
 # Manifests and configurations are kilobytes; registries refuse manifests above this size.
 DOCUMENT_LIMIT_BYTES = 4 * 2**20
 # ZIP files, and with them wheels, know no earlier time.
@@ -56,6 +63,12 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
+    @property
+    def compression(self) -> str:
+        """How the layers are packed, such as ``zstd``; several ways are joined by a comma."""
+        kinds = {layer.media_type.rpartition(".v1.")[2].rpartition("diff.")[2] for layer in self.layers}
+        return ",".join(sorted({_COMPRESSIONS.get(kind, "unknown") for kind in kinds})) or "uncompressed"
+
 
 class ConfigDetails(msgspec.Struct, frozen=True, rename="pascal"):
     on_build: tuple[str, ...] | None = None
@@ -73,6 +86,19 @@ class ImageConfig(msgspec.Struct, frozen=True):
     def created_s(self) -> int:
         """Seconds since 1970; some builders write no time, or one long before there were computers."""
         return max(OLDEST_TIME_S, int(self.created.timestamp()) if self.created else 0)
+
+
+def manifest_bytes(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
+    """Return the manifest of an image, the same bytes on every machine."""
+    fields = {
+        "schemaVersion": 2,
+        "mediaType": MANIFESTS[0],
+        "config": {"mediaType": CONFIG, "digest": config.digest, "size": config.size},
+        "layers": [
+            {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in layers
+        ],
+    }
+    return msgspec.json.encode(fields, order="sorted")
 
 
 def parse_document(body: bytes, *, media_type: str) -> Index | Manifest:

@@ -13,6 +13,9 @@ from repro_image.errors import InvalidFileError
 # One word, safe in a path, a Dockerfile stage name and a repository name.
 _NAME = r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z"
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=_NAME, max_length=64)]
+SuiteName: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern=r"\A(?:[a-z0-9]+(?:-[a-z0-9]+)*|suite\.toml)\Z", max_length=64)
+]
 # A line of text that people read: no control characters, so no line of it can become an instruction.
 Line: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z", max_length=500)
@@ -132,7 +135,7 @@ class HubModel(
 class GoldenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The golden run.
 
-    suite:       name of a suite that repro-image ships.
+    suite:       name of a suite that repro-image ships, or ``suite.toml`` for the image's own.
     seed:        root seed of every random choice.
     threads:     whole cores that the run gets; part of the numeric class.
     timeout_s:   seconds after which a run is ended.
@@ -141,7 +144,7 @@ class GoldenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     environment: variables of the run, set in the image.
     """
 
-    suite: Name
+    suite: SuiteName
     threads: Positive
     timeout_s: Positive
     memory_gib: Positive
@@ -150,11 +153,15 @@ class GoldenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 42
 
 
-class HostConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the user demands of a machine that runs the image."""
+class ConstraintsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the user demands of a machine that runs the image, and of the image's size.
+
+    image_mib: of all layers, unpacked.
+    """
 
     cpu_flags: tuple[FlagName, ...] = ()
     memory_gib: Positive | None = None
+    image_mib: Positive | None = None
 
 
 def tensor_parallel_of(engine: Mapping[str, EngineValue]) -> int:
@@ -187,7 +194,7 @@ class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     python: PythonSpec
     model: GgufModel | HubModel
     golden: GoldenSpec
-    constraints: HostConstraints = msgspec.field(default_factory=HostConstraints)
+    constraints: ConstraintsSpec = msgspec.field(default_factory=ConstraintsSpec)
     gpu: GpuSpec | None = None
 
     @property

@@ -41,12 +41,17 @@ def is_repository(text: str) -> bool:
     return len(text) <= 255 and _REPOSITORY.fullmatch(text) is not None
 
 
+def registry_of(repository: str) -> str | None:
+    """Return the registry that a repository's name begins with, or None where it names none."""
+    registry, slash, _ = repository.partition("/")
+    is_host = "." in registry or ":" in registry or registry == "localhost"
+    return registry if slash and is_host else None
+
+
 def is_tagged_image(text: str) -> bool:
     """Return whether ``text`` is ``registry/repository:tag``, all of them written out, and no digest."""
     repository, _, tag = text.rpartition(":")
-    registry, slash, _ = repository.partition("/")
-    names_registry = bool(slash) and ("." in registry or ":" in registry or registry == "localhost")
-    return names_registry and is_repository(repository) and is_tag(tag)
+    return registry_of(repository) is not None and is_repository(repository) and is_tag(tag)
 
 
 class ImageReference(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,9 @@ import msgspec
 
 from repro_image.core.derive import derive63
 from repro_image.core.golden import GoldenRequest
+from repro_image.core.limits import impossible
 from repro_image.core.project import SECRET_NAME, EngineValue
-from repro_image.errors import WhatIfError
+from repro_image.errors import ImpossibleSettingError, WhatIfError
 
 _ENGINE_KEY = re.compile(r"[a-z][a-z0-9_]*")
 _ENVIRONMENT_KEY = re.compile(r"env\.([A-Z][A-Z0-9_]*)")
@@ -79,6 +80,28 @@ def _engine_value(text: str) -> EngineValue:
 def changed_engine(engine: Mapping[str, EngineValue], what_if: WhatIf) -> dict[str, EngineValue]:
     """Return the engine settings with the change applied."""
     return {**engine, **what_if.engine}
+
+
+def refuse_impossible(
+    what_if: WhatIf,
+    request: GoldenRequest,
+    *,
+    engine: Mapping[str, EngineValue],
+    environment: Mapping[str, str],
+    on_gpu: bool,
+) -> None:
+    """Raise ImpossibleSettingError for a change of which it is known that vLLM would die of it.
+
+    engine, environment: what the golden was recorded with.
+    """
+    found = impossible(
+        request,
+        engine=changed_engine(engine, what_if),
+        environment={**environment, **what_if.environment},
+        on_gpu=on_gpu,
+    )
+    if found:
+        raise ImpossibleSettingError(found.setting, reason=found.reason)
 
 
 def changed_request(request: GoldenRequest, what_if: WhatIf) -> GoldenRequest:

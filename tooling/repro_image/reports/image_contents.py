@@ -17,6 +17,9 @@ def contents_report(image: ImageContents) -> str:
         ("manifest", image.manifest),
         ("size", f"{size}, stored in {megabytes(image.stored_bytes)}"),
     ]
+    if image.budget_mib is not None:
+        used = image.size_bytes / (image.budget_mib * 2**20)
+        head.append(("budget", f"{used:.0%} of {image.budget_mib:,} MiB"))
     numbers = ("layer", "size", "stored", "files")
     blocks = [
         [visible(image.name), *aligned(head)],

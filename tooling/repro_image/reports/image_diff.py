@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from repro_image.core.image_diff import Difference, ImageDifference, Side
+from repro_image.core.strict_json import readable_form
 from repro_image.reports.escape import visible
 from repro_image.reports.tables import count, table
 from repro_image.reports.text import aligned
 
 _MOST_ROWS = 100
 _HEX = 12  # of a file's digest
+_ROWS_AT_ONCE = 1000
+_NO_ROWS = '"differences": []'
 
 
 def diff_report(difference: ImageDifference) -> str:
@@ -24,6 +29,25 @@ def diff_report(difference: ImageDifference) -> str:
         [f"and {len(told) - _MOST_ROWS:,} more; --json lists all"] if len(told) > _MOST_ROWS else [],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def difference_json(difference: ImageDifference) -> Iterator[str]:
+    """Yield, in pieces, what ``readable_json`` makes of ``difference``: whole it can take half a gigabyte."""
+    rows = difference.differences
+    document = readable_form(msgspec.structs.replace(difference, differences=())).decode()
+    head, _, tail = document.partition(_NO_ROWS)  # inside a text its quotes are escaped
+    if not rows:
+        yield document
+        return
+    yield head + _NO_ROWS[:-1]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        told = (_indented(row) for row in rows[start : start + _ROWS_AT_ONCE])
+        yield ("," if start else "") + ",".join(told)
+    yield f"\n  ]{tail}"
+
+
+def _indented(row: Difference) -> str:
+    return ("\n" + readable_form(row).decode().rstrip("\n")).replace("\n", "\n    ")
 
 
 def _headline(difference: ImageDifference) -> str:

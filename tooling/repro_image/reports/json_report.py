@@ -36,8 +36,13 @@ def json_document(comparison: Comparison, *, context: Mapping[str, str]) -> Veri
 
 
 def json_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
-    """Return the document as sorted JSON, ASCII only, safe inside HTML too; ends in a newline."""
-    plain = msgspec.to_builtins(json_document(comparison, context=context), str_keys=True)
+    """Return the document as ``sorted_json``."""
+    return sorted_json(json_document(comparison, context=context))
+
+
+def sorted_json(document: msgspec.Struct) -> str:
+    """Return ``document`` as sorted JSON, ASCII only, safe inside HTML too; ends in a newline."""
+    plain = msgspec.to_builtins(document, str_keys=True)
     text = json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False)
     for char in "<>&":  # they occur inside strings only
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -45,12 +50,17 @@ def json_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the document, without the docstrings that it was derived from."""
-    schema = msgspec.json.schema(VerifyDocument)
+    """Return the JSON Schema (2020-12) of the document."""
+    return schema_of(VerifyDocument, title="repro-image verify")
+
+
+def schema_of(document: type[msgspec.Struct], *, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of ``document``, without the docstrings that it was derived from."""
+    schema = msgspec.json.schema(document)
     for definition in schema["$defs"].values():
         definition.pop("description", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "repro-image verify",
+        "title": title,
         **schema,
     }

@@ -1,4 +1,7 @@
-"""Comparison -> JUnit XML 1.0: one testcase per prompt, so that a CI server lists the prompts that part."""
+"""Comparison -> JUnit XML: one testcase per prompt, so that a CI server lists the prompts that part.
+
+The form is that of Jenkins' schema junit-10.xsd, which GitLab and others read too.
+"""
 
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -6,24 +9,27 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from repro_image.core.comparison import Comparison, Verdict
 from repro_image.core.differences import PromptRow
 from repro_image.reports.escape import visible
-from repro_image.reports.text import row_lines
+from repro_image.reports.text import row_lines, text_report
 
 
 def junit_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
     """Return the XML document.
 
-    The verdict about the whole, such as class or weights, is a testcase of its own, named ``verdict``.
+    The verdict about the whole, such as class or weights, is a testcase of its own, named ``verdict``; what
+    was measured stands in the suite's output, as the text report has it.
     Unprintable characters are escaped before they get here, since XML 1.0 cannot hold them in any form.
     """
     cases = [_verdict_case(comparison), *(_prompt_case(row) for row in comparison.prompts)]
     failed = sum(case.find("failure") is not None for case in cases)
-    counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0", "skipped": "0"}
+    counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0"}
     suites = Element("testsuites", {"name": "repro-image verify", **counts})
-    suite = SubElement(suites, "testsuite", {"name": visible(context.get("tag", "verify")), **counts})
+    name = visible(context.get("tag", "verify"))
+    suite = SubElement(suites, "testsuite", {"name": name, **counts, "skipped": "0"})
     properties = SubElement(suite, "properties")
     for name, value in context.items():
         SubElement(properties, "property", name=visible(name), value=visible(value))
     suite.extend(cases)
+    SubElement(suite, "system-out").text = text_report(comparison, context=context)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
 
 

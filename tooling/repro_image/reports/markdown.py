@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 
 from repro_image.core.comparison import Comparison, Verdict
-from repro_image.reports.text import LEVEL_NAMES, text_report
+from repro_image.reports.phrases import LEVEL_NAMES, level_text
+from repro_image.reports.text import text_report
 
 
 def markdown_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
@@ -30,7 +31,7 @@ def _levels(comparison: Comparison) -> str:
         return ""
     rows = [
         f"| {row.level} | {LEVEL_NAMES[row.level]} | "
-        f"{'equal' if row.equal else f'**{row.differing} of {row.prompts} prompts differ**'} |"
+        f"{level_text(row) if row.equal else f'**{level_text(row)}**'} |"
         for row in comparison.levels
     ]
     return "\n".join(["| level | what | found |", "|---|---|---|", *rows])

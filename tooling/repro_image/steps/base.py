@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro_image.adapters.base_image import read_system
+from repro_image.adapters.base_image import read_system, require_mount_points
 from repro_image.adapters.buildx import build_image
 from repro_image.adapters.contexts import lay_out_debs
 from repro_image.adapters.debian import ResolvedDebs, resolve_debs, resolve_debs_on
@@ -88,6 +88,7 @@ def _lock_registry(job: BaseJob, base: RegistryBase, old: BaseLock | None) -> Ba
     debs = ResolvedDebs(packages=(), source_date_epoch=0)
     with job.store.workspace() as folder:
         system = read_system(pulled, workspace=folder)
+        require_mount_points(job.engine, pulled)
         if base.packages:
             job.reporter.status(f"resolving packages of {system.distribution} {system.suite}")
             debs = resolve_debs_on(system, base.packages, settings=job.project.settings, workspace=folder)
@@ -161,6 +162,7 @@ def base_contexts(
 ) -> dict[str, str]:
     """Return the build contexts that the stage `root` is made from, laid out below ``folder``."""
     if isinstance(lock, DebianLock):
-        return {"base": f"{_LOCAL}{engine.ensure_root(lock.root, store.path(lock.root))}"}
+        root = engine.ensure_root(lock.root, store.path(lock.root), created_s=lock.source_date_epoch)
+        return {"base": f"{_LOCAL}{root}"}
     debs = lay_out_debs(folder, lock.packages, store=store) if lock.packages else {}
     return {**debs, lock.pinned: f"{_LOCAL}{engine.local_base(lock.pulled)}"}

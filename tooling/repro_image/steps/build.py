@@ -19,6 +19,7 @@ from repro_image.adapters.shipped import compatibility_tables
 from repro_image.adapters.store import Store
 from repro_image.core.comparison import Comparison, compare
 from repro_image.core.constraints import lock_findings
+from repro_image.core.constraints_size import size_finding
 from repro_image.core.demands import demands_of
 from repro_image.core.epoch import ClassGolden, Epoch, ImageIdentity, Manifest
 from repro_image.core.finding import errors_of
@@ -26,14 +27,15 @@ from repro_image.core.gpu import Gpu
 from repro_image.core.layers import layer_groups
 from repro_image.core.ledger import StoredEpoch
 from repro_image.core.reporter import Reporter
+from repro_image.core.suite import left_out
 from repro_image.errors import (
     DiskTooSmallError,
     OtherImageError,
 )
 from repro_image.steps.base import base_contexts
 from repro_image.steps.fetch import fetch_image
+from repro_image.steps.fresh import require_fresh_locks
 from repro_image.steps.hardware import Hardware, known_host, look_inside, require, require_hardware
-from repro_image.steps.lock import require_fresh_locks
 from repro_image.steps.plan import Plan, plan_image
 from repro_image.steps.record import Asking, ask_for_record, class_golden, laid_out_model
 
@@ -81,7 +83,7 @@ def build(
     epochs = ledger.read()
     latest = epochs[-1] if epochs else None
     is_unchanged = latest is not None and latest.epoch.input_digest == plan.inputs.digest
-    if is_unchanged and latest is not None and is_at_hand(latest.epoch, engine):
+    if is_unchanged and latest is not None and is_at_hand(latest, engine):
         return BuildOutcome(
             did="unchanged",
             reference=_reference(latest.epoch),
@@ -97,9 +99,12 @@ def build(
         demands = demands_of(plan.image, plan.locks, tables)
         hardware = require_hardware(name, demands, known_host(engine), threads=plan.image.golden.threads)
         ledger.check_writable()
+    for lane in left_out(plan.image.golden.suite, on_gpu=plan.image.gpu is not None):
+        reporter.line(f"suite {plan.image.golden.suite}: {lane} is left out: the CPU has no such engine")
     built = make_image(
         project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache or is_unchanged
     )
+    _require_size(plan, built, engine)
     if is_unchanged and latest is not None:
         restore_tag(plan, latest.epoch, built, engine=engine)
         return BuildOutcome(
@@ -122,10 +127,10 @@ def build(
     )
 
 
-def is_at_hand(epoch: Epoch, engine: Engine) -> bool:
+def is_at_hand(stored: StoredEpoch, engine: Engine) -> bool:
     """Return whether the epoch's tag names the epoch's image in the local store."""
-    found = engine.image(_reference(epoch))
-    return found is not None and found.id in {manifest.digest for manifest in epoch.image.manifests}
+    found = engine.image(_reference(stored.epoch))
+    return found is not None and found.id in {manifest.digest for manifest in stored.manifests}
 
 
 def _reference(epoch: Epoch) -> str:
@@ -154,6 +159,13 @@ def make_image(
             use_cache=use_cache,
             reporter=reporter,
         )
+
+
+def _require_size(plan: Plan, built: BuiltImage, engine: Engine) -> None:
+    """Hold the image against its budget before anything is recorded. Raises: BrokenConstraintsError."""
+    info = engine.image(built.manifest)
+    finding = size_finding(plan.image, plan.locks, size_bytes=info.size_bytes) if info else None
+    require(plan.name, errors_of((finding,)) if finding else ())
 
 
 def _require_space(plan: Plan, store: Store, engine: Engine) -> None:
@@ -270,6 +282,7 @@ def builder_versions(engine: Engine, plan: Plan) -> dict[str, str]:
     installer = plan.locks.requirements.installer
     return {
         "engine": versions.engine,
+        "engine_id": versions.id,
         "buildx": versions.buildx or "unknown",
         "installer": f"{installer.name} {installer.version}",
     }

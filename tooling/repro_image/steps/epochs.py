@@ -1,6 +1,7 @@
 """Read the ledger: find an epoch, tell two apart, prove everything."""
 
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from repro_image.adapters.files import Project
 from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.core.canonical import canonical_digest
+from repro_image.core.classes import Apart, apart, not_compared
 from repro_image.core.epoch import ClassGolden
 from repro_image.core.fingerprint import Subject, class_differences
 from repro_image.core.golden import LEVELS, Golden, levels
@@ -122,6 +124,19 @@ def differ(project: Project, a: StoredEpoch, b: StoredEpoch) -> EpochDifference:
         answers=tuple(answers),
         class_changes=tuple(Change(name=field, a=left, b=right) for field, left, right in unlike),
     )
+
+
+def classes_apart(project: Project, stored: StoredEpoch) -> tuple[Apart, ...]:
+    """Return each two classes of ``stored``, in the order in which they were recorded."""
+    return tuple(_apart(project, stored, a, b) for a, b in combinations(stored.goldens, 2))
+
+
+def _apart(project: Project, stored: StoredEpoch, a: ClassGolden, b: ClassGolden) -> Apart:
+    goldens = goldens_of(project, stored.epoch.image_name)
+    try:
+        return apart(a, goldens.read(a.golden), b, goldens.read(b.golden))
+    except (LedgerError, LedgerDiskError) as error:
+        return not_compared(a, b, f"not compared: {error.what} ({error.where})")
 
 
 def check_ledger(project: Project, image: str, *, contains: str | None = None) -> CheckedLedger:

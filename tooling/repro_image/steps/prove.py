@@ -1,7 +1,7 @@
 """Build an epoch's image once more from nothing: the proof that it is what its locks say."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from repro_image import __version__
@@ -22,11 +22,15 @@ from repro_image.steps.plan import plan_image
 class Proof:
     """What a rebuild came to.
 
-    record:     digest of the proof that joined the epoch; None where the image came out otherwise.
-    difference: what differs, from the epoch's image to the rebuilt one; None where nothing does.
+    builder:         what built it, as the record names it.
+    is_other_engine: whether the epoch's image came from another engine than the rebuild.
+    record:          digest of the proof that joined the epoch; None where the image came out otherwise.
+    difference:      what differs, from the epoch's image to the rebuilt one; None where nothing does.
     """
 
     config: str
+    builder: dict[str, str]
+    is_other_engine: bool
     record: str | None = None
     difference: ImageDifference | None = None
 
@@ -51,19 +55,25 @@ def prove(
     reporter.line("building once more, every step again")
     built = make_image(project, plan, store=store, engine=engine, reporter=reporter, use_cache=False)
     name = f"{plan.repository}:{plan.build_tag}"
+    builder = builder_versions(engine, plan)
+    proof = Proof(
+        config=built.config,
+        builder=builder,
+        is_other_engine=builder["engine_id"] != epoch.builder.get("engine_id", builder["engine_id"]),
+    )
     try:
         if built.config != epoch.image.config:
             sides = (f"{epoch.repository}:{epoch.tag}", name)
             found = [find_image(side, engine=lambda: engine, project=lambda: project) for side in sides]
             difference = diff_images(*found, ignore=(), reporter=reporter)
-            return Proof(config=built.config, difference=difference)
+            return replace(proof, difference=difference)
         record = ProofRecord(
             follows=stored.digest,
             config=built.config,
-            builder=builder_versions(engine, plan),
+            builder=builder,
             recorded_at=timestamp(now()),
             tool=__version__,
         )
-        return Proof(config=built.config, record=ledger.append_proof(stored, record).digest)
+        return replace(proof, record=ledger.append_proof(stored, record).digest)
     finally:
         engine.untag(name)

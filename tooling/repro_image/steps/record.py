@@ -30,6 +30,7 @@ from repro_image.core.fingerprint import (
     without_passing,
 )
 from repro_image.core.golden import (
+    ExpectedAnswers,
     Golden,
     GoldenRequest,
     Inside,
@@ -43,6 +44,7 @@ from repro_image.core.gpu import Gpu
 from repro_image.core.intervals import smallest_visible_change
 from repro_image.core.lockfile import ModelLock
 from repro_image.core.model_files import refuse_unsafe
+from repro_image.core.parts import first_part
 from repro_image.core.project import EngineValue, tensor_parallel_of
 from repro_image.core.reporter import Reporter
 from repro_image.errors import ToothlessGoldenError, UnstableGoldenError
@@ -60,6 +62,7 @@ class Asking:
     cpuset:   whole cores of this machine, as many as threads.
     gpus:     those that the run gets, as they are seen inside the container; empty on the CPU.
     scale_weight: multiply one weight by 1 + 2**-7: the negative control.
+    expected: with it the run ends after the first call that differs, and the answer is a part.
     """
 
     image: str
@@ -76,6 +79,7 @@ class Asking:
     host: Host
     gpus: tuple[Gpu, ...] = ()
     scale_weight: bool = False
+    expected: ExpectedAnswers | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,10 +115,12 @@ def ask(
         environment=asking.environment,
         gpus=tuple(gpu.uuid for gpu in asking.gpus),
         scale_weight=asking.scale_weight,
+        expected=asking.expected,
     )
     with store.workspace() as folder:
         output: RunnerOutput = run_golden(run, engine=engine, folder=folder, report=_progress(reporter))
     request = fed.request if fed else asking.request
+    request = first_part(request, len(output.completions)) or request
     return Answer(golden=golden_of(request, output), inside=output.inside, seconds=output.seconds)
 
 
@@ -172,7 +178,12 @@ def ask_again(asking: Asking, golden: Golden, *, engine: Engine, store: Store, r
 
 
 def _fed(asking: Asking, golden: Golden) -> Asking:
-    return replace(asking, request=_keep_sampling(recorded_request(golden), asking.request))
+    return replace(asking, request=fed_request(asking, golden))
+
+
+def fed_request(asking: Asking, golden: Golden) -> GoldenRequest:
+    """Return what is asked when ``golden`` is asked for again: the ids that it recorded."""
+    return _keep_sampling(recorded_request(golden), asking.request)
 
 
 def _keep_sampling(recorded: GoldenRequest, asked: GoldenRequest) -> GoldenRequest:

@@ -13,39 +13,32 @@ from repro_image.adapters.image_archive import config_digest
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.adapters.store import Store
-from repro_image.core.comparison import (
-    Comparison,
-    Verdict,
-    compare,
-    compare_repeat,
-    moved_tag,
-    not_comparable_class,
-)
+from repro_image.core.comparison import Comparison, compare, moved_tag
 from repro_image.core.epoch import ClassGolden, ClassRecord
 from repro_image.core.fingerprint import (
     CpuClass,
     NumericClass,
     class_differences,
 )
-from repro_image.core.golden import Golden
+from repro_image.core.golden import Golden, recorded_request
 from repro_image.core.ledger import StoredEpoch
 from repro_image.core.project import ImageSpec
 from repro_image.core.reference import ImageReference
 from repro_image.core.reporter import Reporter
-from repro_image.core.whatif import WhatIf, changed_engine, changed_request
+from repro_image.core.whatif import WhatIf, changed_engine, changed_request, refuse_impossible
 from repro_image.errors import (
-    ImageMissingError,
     OtherInputsError,
     TooFewCoresError,
     UnknownEpochError,
 )
 from repro_image.steps.build import make_image, restore_tag, timestamp
+from repro_image.steps.fetch import ensure_model
+from repro_image.steps.judge import Judging, before_run, run_and_judge
 from repro_image.steps.plan import plan_image
+from repro_image.steps.pull import pull_epoch
 from repro_image.steps.ready import Ready, ready_for
 from repro_image.steps.record import (
-    Answer,
     Asking,
-    ask_again,
     ask_for_record,
     class_golden,
     class_of,
@@ -59,6 +52,7 @@ class Verification:
 
     image:    config digest that was asked.
     runs:     how often the golden was run.
+    sides:    the two goldens that were compared; None where nothing ran.
     recorded: digest of the class record that `--record` added.
     """
 
@@ -69,11 +63,14 @@ class Verification:
     golden: ClassGolden
     numeric_class: NumericClass | None
     runs: int
+    sides: tuple[Golden, Golden] | None = None
     recorded: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Adapters:
+class Adapters:
+    """What a step of verify works with."""
+
     project: Project
     store: Store
     engine: Engine
@@ -94,59 +91,74 @@ def verify(
     fail_fast: bool = False,
     rebuild: bool = False,
     record: bool = False,
+    across: bool = False,
+    must_see: float | None = None,
 ) -> Verification:
     """Return the verdict on the image that ``reference`` names.
 
     what_if, model: change the subject on purpose; never recorded.
     repeat:         how often the golden is run, each time in a new container.
-    fail_fast:      stop repeating at the first run that is no match.
+    fail_fast:      stop at the first difference, within a run too; the rest is not asked and not compared.
     rebuild:        make the image again from the locks first; it must be the epoch's.
     record:         where this machine's class has no golden yet, add one to the epoch.
+    across:         where the class differs, judge by replay and noise floor.
+    must_see:       the per-token change that the comparison has to find with 99 %.
     """
-    adapters = _Adapters(project=project, store=store, engine=engine, reporter=reporter)
+    adapters = Adapters(project=project, store=store, engine=engine, reporter=reporter)
     stored = find_epoch(project, reference)
     epoch = stored.epoch
     goldens = Goldens(project.lock_folder(epoch.image_name) / "goldens")
     entries = {entry.numeric_class: (entry, goldens.read(entry.golden)) for entry in stored.goldens}
-    name = str(_asked_name(reference, stored))
+    name = str(asked_name(reference, stored))
     if rebuild:
         _rebuild(stored, adapters)
-    image = _resolve(name, stored, adapters)
+    image = resolve_image(name, stored, adapters)
     if isinstance(image, Comparison):
         return _without_run(stored, name, image, found=image.images.found if image.images else "")
     reporter.line(f"{name} is {epoch.image.config}")
     ready = ready_for(
-        stored, image, what_if=what_if, engine=engine, threads=_threads(project, stored, what_if)
+        stored, image, what_if=what_if, engine=engine, threads=threads_of(project, stored, what_if)
     )
     if isinstance(ready, Comparison):
         return _without_run(stored, name, ready, found=epoch.image.config)
-    entry = choose_entry(stored.goldens, ready.wanted)
-    differences = class_differences(entry.fingerprint.numeric_class, ready.wanted)
-    if not ready.cpuset:
-        differences = (*differences, ("whole cores", ready.threads, "fewer"))
-    if differences and not record:
-        comparison = not_comparable_class(differences)
-        return _without_run(stored, name, comparison, found=epoch.image.config, wanted=ready.wanted)
-    if not ready.cpuset:
+    entry, golden = entries[choose_entry(stored.goldens, ready.wanted).numeric_class]
+    if record and not ready.cpuset:
         raise TooFewCoresError(ready.threads)
-    golden = entries[entry.numeric_class][1]
+    judging = Judging(
+        entry=entry,
+        golden=golden,
+        across=across,
+        repeat=repeat,
+        fail_fast=fail_fast,
+        doubt=what_if.is_empty and model is None and repeat == 1 and not fail_fast,
+    )
+    subject = entry.fingerprint.subject
+    refuse_impossible(
+        what_if,
+        recorded_request(golden),
+        engine=subject.engine,
+        environment=subject.environment,
+        on_gpu=bool(ready.gpus),
+    )
+    differences = class_differences(entry.fingerprint.numeric_class, ready.wanted)
+    if not (record and differences):
+        early = before_run(judging, ready, must_see=must_see)
+        if early:
+            return _without_run(stored, name, early, found=epoch.image.config, wanted=ready.wanted)
     with store.workspace() as folder:
-        asking = _asking(stored, entry, golden, image, ready, what_if, model, folder, adapters)
-        if differences:
+        asking = asking_of(stored, entry, golden, image, ready, what_if, model, folder, adapters)
+        if differences and record:
             return _record_class(stored, name, asking, goldens, adapters, now)
-        comparison, answer, runs = _run(asking, golden, adapters, repeat=repeat, fail_fast=fail_fast)
-    found_class = class_of(asking, answer.inside)
-    late = class_differences(entry.fingerprint.numeric_class, found_class)
-    if late:  # what only the run itself can see, such as the instruction set that torch chose
-        comparison = not_comparable_class(late)
+        judged = run_and_judge(asking, judging, engine=engine, store=store, reporter=reporter)
     return Verification(
         epoch=stored,
         reference=name,
         image=epoch.image.config,
-        comparison=comparison,
+        comparison=judged.comparison,
         golden=entry,
-        numeric_class=found_class,
-        runs=runs,
+        numeric_class=judged.numeric_class,
+        runs=judged.runs,
+        sides=judged.sides,
     )
 
 
@@ -160,7 +172,7 @@ def find_epoch(project: Project, reference: ImageReference) -> StoredEpoch:
     for image in project.images():
         for stored in reversed(Ledger(project.lock_folder(image), image).read()):
             epoch = stored.epoch
-            digests = {epoch.image.config, *(manifest.digest for manifest in epoch.image.manifests)}
+            digests = {epoch.image.config, *(manifest.digest for manifest in stored.manifests)}
             is_tag = reference.tag == epoch.tag and reference.repository in (None, epoch.repository)
             if is_tag or (reference.tag is None and reference.digest in digests):
                 return stored
@@ -168,7 +180,7 @@ def find_epoch(project: Project, reference: ImageReference) -> StoredEpoch:
     raise UnknownEpochError(str(reference), known=tuple(known))
 
 
-def _threads(project: Project, stored: StoredEpoch, what_if: WhatIf) -> int:
+def threads_of(project: Project, stored: StoredEpoch, what_if: WhatIf) -> int:
     """Return the cores of the run: part of the class on the CPU, of no weight on a GPU."""
     numeric_class = stored.epoch.first_class.fingerprint.numeric_class
     if what_if.threads is not None:
@@ -183,7 +195,7 @@ def choose_entry(entries: Sequence[ClassGolden], wanted: NumericClass) -> ClassG
     return min(entries, key=lambda entry: len(class_differences(entry.fingerprint.numeric_class, wanted)))
 
 
-def _asked_name(reference: ImageReference, stored: StoredEpoch) -> ImageReference:
+def asked_name(reference: ImageReference, stored: StoredEpoch) -> ImageReference:
     """Return the full name that the engine is asked for."""
     epoch = stored.epoch
     if reference.digest is not None:
@@ -191,22 +203,22 @@ def _asked_name(reference: ImageReference, stored: StoredEpoch) -> ImageReferenc
     return ImageReference(repository=epoch.repository, tag=epoch.tag)
 
 
-def _resolve(name: str, stored: StoredEpoch, adapters: _Adapters) -> str | Comparison:
+def resolve_image(name: str, stored: StoredEpoch, adapters: Adapters) -> str | Comparison:
     """Return the id of the image that ``name`` names now, once and for all, or the verdict that the tag has
     moved.
     """
     epoch = stored.epoch
     found = adapters.engine.image(name)
     if found is None:
-        raise ImageMissingError(name)
-    if found.id in {manifest.digest for manifest in epoch.image.manifests}:
+        found = pull_epoch(stored, engine=adapters.engine, reporter=adapters.reporter)
+    if found.id in {manifest.digest for manifest in stored.manifests}:
         return found.id
     adapters.reporter.status("the tag names another manifest: reading its configuration")
     config = config_digest(adapters.engine, found)
     return found.id if config == epoch.image.config else moved_tag(epoch.image.config, config)
 
 
-def _rebuild(stored: StoredEpoch, adapters: _Adapters) -> None:
+def _rebuild(stored: StoredEpoch, adapters: Adapters) -> None:
     """Make the epoch's image again from the locks, whatever is in the local store."""
     epoch = stored.epoch
     plan = plan_image(adapters.project, epoch.image_name)
@@ -231,7 +243,7 @@ def _rebuild(stored: StoredEpoch, adapters: _Adapters) -> None:
     adapters.reporter.line("rebuilt from the locks: the same image, bit for bit")
 
 
-def _asking(
+def asking_of(
     stored: StoredEpoch,
     entry: ClassGolden,
     golden: Golden,
@@ -240,7 +252,7 @@ def _asking(
     what_if: WhatIf,
     model: Path | None,
     folder: Path,
-    adapters: _Adapters,
+    adapters: Adapters,
 ) -> Asking:
     """Return how the epoch's golden is asked for again: subject and request come from the epoch, not from
     the project.
@@ -252,6 +264,14 @@ def _asking(
         if lock.digest != subject.model:
             name = f"{stored.epoch.repository}:{stored.epoch.tag}"
             raise OtherInputsError(name, parts=("model",), revision=stored.epoch.source.get("revision"))
+        ensure_model(
+            adapters.project,
+            stored.epoch.image_name,
+            lock,
+            store=adapters.store,
+            engine=adapters.engine,
+            reporter=adapters.reporter,
+        )
         model_folder, model_digest = laid_out_model(adapters.store, lock, folder), lock.digest
     else:
         model_digest = model_folder_digest(model)
@@ -273,37 +293,12 @@ def _asking(
     )
 
 
-def _run(
-    asking: Asking, golden: Golden, adapters: _Adapters, *, repeat: int, fail_fast: bool
-) -> tuple[Comparison, Answer, int]:
-    """Run the golden up to ``repeat`` times; a later run that differs from the first one makes it
-    unstable.
-    """
-    answers: list[Answer] = []
-    comparison: Comparison | None = None
-    for number in range(1, repeat + 1):
-        answer = ask_again(
-            asking, golden, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter
-        )
-        adapters.reporter.line(f"golden run {number} of {repeat}: {answer.total_s:.1f} s")
-        answers.append(answer)
-        if number == 1:
-            comparison = compare(golden, answer.golden)
-        else:
-            again = compare_repeat(answers[0].golden, answer.golden)
-            comparison = comparison if again.verdict is Verdict.MATCH else again
-        if comparison is not None and comparison.verdict is not Verdict.MATCH and fail_fast:
-            break
-    assert comparison is not None  # noqa: S101 - repeat is at least 1
-    return comparison, answers[0], len(answers)
-
-
 def _record_class(
     stored: StoredEpoch,
     name: str,
     asking: Asking,
     goldens: Goldens,
-    adapters: _Adapters,
+    adapters: Adapters,
     now: Callable[[], datetime],
 ) -> Verification:
     """Add this machine's class to the epoch: two runs that agree, as for the first class."""
