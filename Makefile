@@ -38,6 +38,10 @@ test: setup lint  ## Everything that runs without a GPU, real engine and real vL
 	$(PYTEST) tests/unit -n 2 -q --timeout 120 --no-skips
 	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large' --no-skips
 
+.PHONY: bench
+bench: setup  ## A build beside a plain Dockerfile, and what else costs time; bench.json and a table: 20 minutes.
+	.venv/bin/python -m tests.bench.build_cost --json bench.json
+
 .PHONY: large
 large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of disk, no GPU.
 	$(PYTEST) tests -m large

@@ -27,7 +27,7 @@ shipped = pytest.mark.parametrize("name", ["vllm-cpu", "vllm-cuda"])
 
 
 def small_locks() -> Locks:
-    """One heavy wheel and three light ones in two buckets."""
+    """One heavy wheel and three light ones in buckets."""
     locks = make_locks(
         "numpy-2.1.0-cp311-cp311-linux_x86_64.whl",
         "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
@@ -78,7 +78,7 @@ def test_nothing_in_the_rendered_dockerfile_needs_a_network(name: str) -> None:
     lines = shipped_text(name).splitlines()
     assert all(line.startswith("RUN --network=none") for line in lines if line.startswith("RUN"))
     sources = [line.split()[1] for line in lines if line.startswith("FROM ")]
-    assert set(sources) == {"base", "root"}
+    assert set(sources) == {"base", "root", "packages"}
 
 
 def test_an_undefined_name_is_refused_with_file_line_and_the_known_names() -> None:

@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "name": "numpy",
     "needed": ">=7.5",
     "needed_bytes": 2_000_000,
+    "other": "torch_ext-1.0-py3-none-any.whl",
     "output": "no such host",
     "package": "mmdebstrap",
     "packages": ("python3",),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from repro_image.core.layers import BUCKETS, HEAVY_BYTES, LayerGroup, layer_groups
+from repro_image.core.layers import BUCKETS, HEAVY_BYTES, MAX_GROUPS, LayerGroup, layer_groups
 from repro_image.core.lockfile import LockedWheel
 from repro_image.core.reference import sha256_digest
 
@@ -73,6 +73,49 @@ def test_a_bump_changes_only_the_layer_of_its_wheel(wheels: list[LockedWheel], d
     assert set(before) == set(after)
     changed = [key for key in after if before[key] != after[key]]
     assert [bumped.name in {wheel.name for wheel in before[key].wheels} for key in changed] == [True]
+
+
+_many = st.lists(st.integers(HEAVY_BYTES, 2**32), min_size=MAX_GROUPS, max_size=120).map(
+    lambda sizes: [make_wheel(f"heavy-{number}", size) for number, size in enumerate(sizes)]
+)
+
+
+@given(_many, _wheels)
+def test_there_are_at_most_48_layers_however_many_wheels_are_heavy(
+    heavy: list[LockedWheel], others: list[LockedWheel]
+) -> None:
+    wheels = [*heavy, *(wheel for wheel in others if not wheel.name.startswith("heavy"))]
+    groups = layer_groups(wheels)
+    assert len(groups) <= MAX_GROUPS
+    placed = [wheel for group in groups for wheel in group.wheels]
+    assert sorted(wheel.filename for wheel in placed) == sorted(wheel.filename for wheel in wheels)
+    alone = [group.size_bytes for group in groups if group.name.startswith("wheel-")]
+    assert min(alone, default=2**33) >= max(
+        (wheel.size_bytes for group in groups[len(alone) :] for wheel in group.wheels), default=0
+    )
+
+
+@given(_many, st.data())
+def test_also_among_many_heavy_wheels_a_light_one_changes_its_own_bucket_only(
+    heavy: list[LockedWheel], data: st.DataObject
+) -> None:
+    light = make_wheel("light", data.draw(_light))
+    before, after = by_name(layer_groups(heavy)), by_name(layer_groups([*heavy, light]))
+    changed = [key for key in after if before.get(key) != after[key]]
+    assert [light in after[key].wheels for key in changed] == [True]
+
+
+@given(_wheels.filter(bool), st.data())
+def test_a_wheel_that_grows_heavy_leaves_its_bucket_and_changes_nothing_else(
+    wheels: list[LockedWheel], data: st.DataObject
+) -> None:
+    grown = data.draw(st.sampled_from(wheels))
+    small = [make_wheel(w.name, 1) if w is grown else w for w in wheels]
+    large = [make_wheel(w.name, HEAVY_BYTES) if w is grown else w for w in wheels]
+    before, after = by_name(layer_groups(small)), by_name(layer_groups(large))
+    changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+    (bucket,) = [key for key in before if grown.name in {wheel.name for wheel in before[key].wheels}]
+    assert changed == {bucket, f"wheel-{grown.name}"}
 
 
 def test_a_layer_has_the_slice_of_the_lock_that_an_installer_reads() -> None:

@@ -253,6 +253,30 @@ class BuildFailedError(WorldError):
         self.step, self.reason, self.lines = step, reason, lines
 
 
+class BrokenWheelError(ProjectError):
+    """A locked wheel is no wheel."""
+
+    def __init__(self, filename: str, *, reason: str) -> None:
+        super().__init__(
+            f"the locked file is no wheel: {reason}",
+            where=filename,
+            fix="lock another version: `repro-image lock --upgrade`",
+        )
+        self.filename, self.reason = filename, reason
+
+
+class ClashingWheelsError(ProjectError):
+    """Two wheels of one layer install other content under one path."""
+
+    def __init__(self, filename: str, other: str, *, path: str) -> None:
+        super().__init__(
+            f"{filename} and {other} both install {path}, each with other content",
+            where="locks/<image>/requirements.txt",
+            fix="exclude one of the two in image.toml, [python.excluded], and lock again",
+        )
+        self.filename, self.other, self.path = filename, other, path
+
+
 class GoldenRunError(WorldError):
     """The golden run did not come to an answer. log: its last lines."""
 

@@ -10,40 +10,57 @@ FROM root AS wheel-torch
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=wheel-torch,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=wheel-torch,target=/wheels/wheel-torch \
+    --mount=type=bind,from=locks,source=wheel-torch.txt,target=/locks/wheel-torch.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/wheel-torch.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/wheel-torch/opt/env --no-index --find-links /wheels/wheel-torch --no-deps \
+      --require-hashes --no-config --cache-dir /out/wheel-torch.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/wheel-torch.txt; \
+    rm -rf /out/wheel-torch.cache /out/wheel-torch/opt/env/.lock; \
+    find /out/wheel-torch -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root AS bucket-0
+FROM root AS bucket-03
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=bucket-0,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=bucket-03,target=/wheels/bucket-03 \
+    --mount=type=bind,from=locks,source=bucket-03.txt,target=/locks/bucket-03.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/bucket-0.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-03/opt/env --no-index --find-links /wheels/bucket-03 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-03.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-03.txt; \
+    rm -rf /out/bucket-03.cache /out/bucket-03/opt/env/.lock; \
+    find /out/bucket-03 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root AS bucket-3
+FROM root AS bucket-04
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=bucket-3,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=bucket-04,target=/wheels/bucket-04 \
+    --mount=type=bind,from=locks,source=bucket-04.txt,target=/locks/bucket-04.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/bucket-3.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-04/opt/env --no-index --find-links /wheels/bucket-04 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-04.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-04.txt; \
+    rm -rf /out/bucket-04.cache /out/bucket-04/opt/env/.lock; \
+    find /out/bucket-04 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+
+FROM root AS bucket-12
+ARG SOURCE_DATE_EPOCH
+RUN --network=none \
+    --mount=type=bind,from=tools,target=/tools \
+    --mount=type=bind,from=wheels,source=bucket-12,target=/wheels/bucket-12 \
+    --mount=type=bind,from=locks,source=bucket-12.txt,target=/locks/bucket-12.txt \
+    set -eu; \
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-12/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-12.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-12.txt; \
+    rm -rf /out/bucket-12.cache /out/bucket-12/opt/env/.lock; \
+    find /out/bucket-12 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS user
 ARG SOURCE_DATE_EPOCH
@@ -55,11 +72,14 @@ RUN --network=none \
     echo 'vllm:x:1000:' >>/out/etc/group; \
     find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root
+FROM root AS packages
+COPY --link --from=wheel-torch /out/wheel-torch/ /
+COPY --link --from=bucket-03 /out/bucket-03/ /
+COPY --link --from=bucket-04 /out/bucket-04/ /
+COPY --link --from=bucket-12 /out/bucket-12/ /
+
+FROM packages
 COPY --link --from=user /out/ /
-COPY --link --from=wheel-torch /out/ /
-COPY --link --from=bucket-0 /out/ /
-COPY --link --from=bucket-3 /out/ /
 ENV PATH="/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     PYTHONPATH="/opt/env" \
     HOME="/tmp" \

@@ -6,44 +6,47 @@ ARG SOURCE_DATE_EPOCH=1
 # hadolint ignore=DL3006
 FROM base AS root
 
-FROM root AS bucket-0
+FROM root AS bucket-05
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=bucket-0,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=bucket-05,target=/wheels/bucket-05 \
+    --mount=type=bind,from=locks,source=bucket-05.txt,target=/locks/bucket-05.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/bucket-0.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-05/opt/env --no-index --find-links /wheels/bucket-05 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-05.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-05.txt; \
+    rm -rf /out/bucket-05.cache /out/bucket-05/opt/env/.lock; \
+    find /out/bucket-05 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root AS bucket-1
+FROM root AS bucket-07
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=bucket-1,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=bucket-07,target=/wheels/bucket-07 \
+    --mount=type=bind,from=locks,source=bucket-07.txt,target=/locks/bucket-07.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/bucket-1.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-07/opt/env --no-index --find-links /wheels/bucket-07 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-07.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-07.txt; \
+    rm -rf /out/bucket-07.cache /out/bucket-07/opt/env/.lock; \
+    find /out/bucket-07 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root AS bucket-3
+FROM root AS bucket-12
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     --mount=type=bind,from=tools,target=/tools \
-    --mount=type=bind,from=wheels,source=bucket-3,target=/wheels \
-    --mount=type=bind,from=locks,target=/locks \
+    --mount=type=bind,from=wheels,source=bucket-12,target=/wheels/bucket-12 \
+    --mount=type=bind,from=locks,source=bucket-12.txt,target=/locks/bucket-12.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 --target /out/opt/env \
-      --no-index --find-links /wheels --no-deps --require-hashes --no-config --no-cache \
-      --link-mode copy --compile-bytecode --requirements /locks/bucket-3.txt; \
-    rm -f /out/opt/env/.lock; \
-    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
+    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-12/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
+      --require-hashes --no-config --cache-dir /out/bucket-12.cache --link-mode hardlink --compile-bytecode \
+      --requirements /locks/bucket-12.txt; \
+    rm -rf /out/bucket-12.cache /out/bucket-12/opt/env/.lock; \
+    find /out/bucket-12 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS user
 ARG SOURCE_DATE_EPOCH
@@ -55,11 +58,13 @@ RUN --network=none \
     echo 'vllm:x:1000:' >>/out/etc/group; \
     find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
-FROM root
+FROM root AS packages
+COPY --link --from=bucket-05 /out/bucket-05/ /
+COPY --link --from=bucket-07 /out/bucket-07/ /
+COPY --link --from=bucket-12 /out/bucket-12/ /
+
+FROM packages
 COPY --link --from=user /out/ /
-COPY --link --from=bucket-0 /out/ /
-COPY --link --from=bucket-1 /out/ /
-COPY --link --from=bucket-3 /out/ /
 ENV PATH="/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     PYTHONPATH="/opt/env" \
     HOME="/tmp" \

@@ -53,11 +53,13 @@ def build_image(
     contexts: Mapping[str, str],
     source_date_epoch: int,
     use_cache: bool = True,
+    target: str | None = None,
     reporter: Reporter,
 ) -> BuiltImage:
     """Build ``dockerfile`` without a network into the engine's store as ``name``, and return its digests.
 
-    contexts: build context name -> folder or ``docker-image://…``.
+    contexts: build context name -> folder or ``docker-image://…``; one of a stage's name stands for it.
+    target:   the stage to build; None builds the last one.
     Raises: BuildFailedError with the step and its last 20 lines.
     """
     with tempfile.TemporaryDirectory(prefix="repro-image-") as folder:
@@ -72,6 +74,7 @@ def build_image(
         arguments += ["--output", output, "--provenance=false", "--sbom=false", "--network", "none"]
         arguments += ["--build-arg", f"SOURCE_DATE_EPOCH={source_date_epoch}", "--platform", "linux/amd64"]
         arguments += [] if use_cache else ["--no-cache"]
+        arguments += ["--target", target] if target else []
         for context, place in sorted(contexts.items()):
             arguments += ["--build-context", f"{context}={place}"]
         arguments += ["--file", str(dockerfile), str(empty)]

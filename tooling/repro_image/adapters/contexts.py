@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from repro_image.adapters.store import Store
+from repro_image.adapters.wheel_files import refuse_clashes
 from repro_image.core.layers import LayerGroup
 from repro_image.core.lockfile import LockedDeb, LockedWheel
 from repro_image.errors import CorruptFileError
@@ -15,13 +16,15 @@ def lay_out_contexts(
 ) -> dict[str, str]:
     """Make the contexts ``wheels``, ``locks`` and ``tools`` below ``folder``; return name -> folder.
 
-    Every wheel is read and compared with its locked digest first. Raises: CorruptFileError, MissingFileError.
+    Every wheel is read and compared with its locked digest first. Raises: CorruptFileError, MissingFileError,
+        ClashingWheelsError.
     """
     wheels, locks, tools = (folder / name for name in ("wheels", "locks", "tools"))
     locks.mkdir(parents=True)
     for group in groups:
         for wheel in group.wheels:
             store.verify(wheel.sha256)
+        refuse_clashes(group.wheels, store=store)
         store.lay_out(wheels / group.name, {wheel.filename: wheel.sha256 for wheel in group.wheels})
         (locks / f"{group.name}.txt").write_text(group.requirements)
     store.verify(installer.sha256)

@@ -50,6 +50,7 @@ ENGINE_FLOOR, BUILDX_FLOOR = Version("26"), Version("0.13")
 # can give an image this name.
 _LOCAL = "127.0.0.1:1/repro-image"
 ROOT_REPOSITORY, BASE_REPOSITORY = f"{_LOCAL}/root", f"{_LOCAL}/base"
+PACKAGES_REPOSITORY = f"{_LOCAL}/packages"
 _PLATFORM = "linux/amd64"
 
 _SUPERVISOR = "/repro/supervise.py"
@@ -219,6 +220,13 @@ class Engine:
                 tarfile.open(fileobj=_Chunks(chunks), mode="r|", bufsize=2**20) as archive,
             ):
                 yield archive
+
+    def load(self, archive: Iterator[bytes], *, name: str) -> None:
+        """Take in an OCI layout that comes as a tar, piece by piece, and unpack its image ``name``."""
+        with _engine_errors(f"docker load ({name})"):
+            for event in self._client.api.load_image(archive):
+                if "error" in event:
+                    raise EngineCallError(f"docker load ({name})", str(event["error"]))
 
     def tag(self, image_id: str, repository: str, tag: str) -> None:
         """Let ``repository:tag`` name the image from now on."""

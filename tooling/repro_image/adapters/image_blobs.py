@@ -145,6 +145,16 @@ def open_engine(engine: Engine, image: ImageInfo, *, name: str) -> Blobs:
     return SavedBlobs(engine, image, name=name)
 
 
+def has_blob(engine: Engine, digest: str, size_bytes: int) -> bool:
+    """Tell whether the engine's store has this blob, as far as this user may look into it."""
+    for store in _STORES:
+        path = Path(engine.versions.data_root) / store / "blobs/sha256" / digest.removeprefix("sha256:")
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == size_bytes:
+                return True
+    return False
+
+
 def _index_of(image: ImageInfo) -> bytes:
     return json.dumps({"manifests": [{"mediaType": "", "digest": image.id, "size": 0}]}).encode()
 

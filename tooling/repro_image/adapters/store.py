@@ -3,6 +3,7 @@
 <root>/sha256/<2 hex>/<62 hex>   files, mode 0644 whatever the umask
 <root>/partial/<64 hex>          downloads that can be resumed
 <root>/tmp/<random>/             workspaces of running commands
+<root>/layers/<64 hex>           which of the files is which layer: kept_layers.py
 """
 
 import errno

@@ -7,9 +7,12 @@ import msgspec
 
 from repro_image.core.lockfile import LockedWheel, print_pin
 
-# A wheel of this size is rebuilt, pushed and pulled often enough to be worth a layer of its own.
+# A wheel of this size costs enough to rebuild, push and pull that it is worth a layer of its own.
 HEAVY_BYTES = 16 * 2**20
-BUCKETS = 4
+BUCKETS = 16
+# Runtimes and registries stop at 127 layers, some at 64; a base and what stands on it need some of them.
+MAX_LAYERS = 64
+MAX_GROUPS = 48
 
 
 class LayerGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,19 +37,33 @@ def layer_groups(wheels: Sequence[LockedWheel]) -> tuple[LayerGroup, ...]:
     """Return the layers of ``wheels``, bottom first: heavy ones alone, light ones in buckets.
 
     A light wheel's bucket follows from its name alone, so adding or bumping one leaves the other buckets as
-    they
-    are. Every wheel is in exactly one group.
+    they are. Every wheel is in exactly one group, and there are at most MAX_GROUPS. The store unpacks a layer
+    again when one below it changes, so the small buckets, of which one changes most often, are on top.
     """
-    heavy = [LayerGroup(name=f"wheel-{w.name}", wheels=(w,)) for w in wheels if w.size_bytes >= HEAVY_BYTES]
+    alone = _heavy_bytes(wheels)
+    heavy = [LayerGroup(name=f"wheel-{w.name}", wheels=(w,)) for w in wheels if w.size_bytes >= alone]
     heavy.sort(key=lambda group: (-group.size_bytes, group.name))
     buckets: dict[int, list[LockedWheel]] = {}
     for wheel in sorted(wheels, key=lambda wheel: wheel.name):
-        if wheel.size_bytes < HEAVY_BYTES:
+        if wheel.size_bytes < alone:
             buckets.setdefault(_bucket(wheel.name), []).append(wheel)
     light = [
-        LayerGroup(name=f"bucket-{number}", wheels=tuple(group)) for number, group in sorted(buckets.items())
+        LayerGroup(name=f"bucket-{number:02}", wheels=tuple(group))
+        for number, group in sorted(buckets.items())
     ]
     return (*heavy, *light)
+
+
+def _heavy_bytes(wheels: Sequence[LockedWheel]) -> int:
+    """Return from which size on a wheel has its own layer: doubled until few enough wheels reach it.
+
+    A threshold, not the largest so many: which wheels are alone then does not hang on what else is locked,
+    but where one more heavy wheel makes them too many.
+    """
+    threshold = HEAVY_BYTES
+    while sum(wheel.size_bytes >= threshold for wheel in wheels) > MAX_GROUPS - BUCKETS:
+        threshold *= 2
+    return threshold
 
 
 def _bucket(name: str) -> int:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from repro_image.steps.base import base_contexts
 from repro_image.steps.fetch import fetch_image
 from repro_image.steps.fresh import require_fresh_locks
 from repro_image.steps.hardware import Hardware, known_host, look_inside, require, require_hardware
+from repro_image.steps.layers import packages_context
 from repro_image.steps.plan import Plan, plan_image
 from repro_image.steps.record import Asking, ask_for_record, class_golden, laid_out_model
 
@@ -140,25 +142,37 @@ def _reference(epoch: Epoch) -> str:
 def make_image(
     project: Project, plan: Plan, *, store: Store, engine: Engine, reporter: Reporter, use_cache: bool
 ) -> BuiltImage:
-    """Bring everything that the locks name into the store and build the image under its build tag."""
+    """Bring everything that the locks name into the store and build the image under its build tag.
+
+    use_cache: False leaves every step of the Dockerfile to BuildKit and takes nothing that was made before.
+    """
     _require_space(plan, store, engine)
     fetch_image(project, plan.name, store=store, engine=engine, reporter=reporter)
     project.write_lock(plan.name, DOCKERFILE, plan.dockerfile)
     lock = plan.locks
-    reporter.status("checking wheels against their digests")
     with store.workspace() as folder:
         dockerfile = folder / "Dockerfile"
         dockerfile.write_text(plan.dockerfile)
-        groups = layer_groups(lock.requirements.wheels)
-        contexts = lay_out_contexts(folder, groups, installer=lock.requirements.installer, store=store)
-        return build_image(
-            dockerfile,
-            name=f"{plan.repository}:{plan.build_tag}",
-            contexts={**contexts, **base_contexts(lock.base, folder, store=store, engine=engine)},
-            source_date_epoch=lock.base.source_date_epoch,
-            use_cache=use_cache,
-            reporter=reporter,
-        )
+        base = base_contexts(lock.base, folder, store=store, engine=engine)
+        with ExitStack() as stack:
+            packages: dict[str, str] = {}
+            if use_cache:
+                making = packages_context(plan, folder, base, store=store, engine=engine, reporter=reporter)
+                packages = stack.enter_context(making)
+            if not packages:
+                reporter.status("checking wheels against their digests")
+                groups = layer_groups(lock.requirements.wheels)
+                packages = lay_out_contexts(
+                    folder, groups, installer=lock.requirements.installer, store=store
+                )
+            return build_image(
+                dockerfile,
+                name=f"{plan.repository}:{plan.build_tag}",
+                contexts={**packages, **base},
+                source_date_epoch=lock.base.source_date_epoch,
+                use_cache=use_cache,
+                reporter=reporter,
+            )
 
 
 def _require_size(plan: Plan, built: BuiltImage, engine: Engine) -> None:

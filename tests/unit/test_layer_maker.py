@@ -1,0 +1,71 @@
+"""adapters/layer_maker.py: what the container tells, and what becomes of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro_image.adapters.engine import ToolResult
+from repro_image.adapters.kept_layers import LayerBlob
+from repro_image.adapters.layer_maker import make_layers
+from repro_image.core.layer_stages import LayerStage
+from repro_image.core.reference import sha256_digest
+from repro_image.errors import BuildFailedError, DiskFullError
+
+STAGES = [LayerStage(name=name, script=f"echo {name}", step="COPY") for name in ("one", "two")]
+DIGEST = sha256_digest(b"layer")
+
+
+class FakeEngine:
+    """A container that says these lines. jobs: what it was given to do."""
+
+    def __init__(self, *lines: str, exit_code: int = 0) -> None:
+        self.lines, self.exit_code = lines, exit_code
+        self.jobs: Any = None
+
+    def run_tool(self, image: str, command: list[str], **how: Any) -> ToolResult:
+        (jobs,) = [mount.source for mount in how["mounts"] if mount.target == command[2]]
+        self.jobs = json.loads(jobs.read_text())
+        for line in self.lines:
+            how["on_line"](line)
+        return ToolResult(exit_code=self.exit_code, stdout="", stderr="\n".join(self.lines))
+
+
+def make(engine: FakeEngine, folder: Path, on_layer: Callable[[str, LayerBlob, Path], None]) -> None:
+    make_layers(
+        STAGES,
+        root="root",
+        contexts=dict.fromkeys(("wheels", "locks", "tools"), str(folder)),
+        folder=folder,
+        source_date_epoch=1,
+        engine=engine,  # type: ignore[arg-type]
+        on_layer=on_layer,
+    )
+
+
+def test_layers_are_told_as_they_come_and_other_lines_are_not_layers(tmp_path: Path) -> None:
+    engine = FakeEngine(f"layer two {DIGEST} 5", "layer of dust", "warning: x", f"layer one {DIGEST} 6")
+    told = []
+    make(engine, tmp_path, lambda *layer: told.append(layer))
+    assert engine.jobs == [["one", "echo one"], ["two", "echo two"]]
+    assert told == [
+        ("two", LayerBlob(digest=DIGEST, size_bytes=5), tmp_path / "layers/two.tar"),
+        ("one", LayerBlob(digest=DIGEST, size_bytes=6), tmp_path / "layers/one.tar"),
+    ]
+
+
+def test_a_command_that_fails_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    engine = FakeEngine("one: exit code 2", "error: hash mismatch", exit_code=1)
+    with pytest.raises(BuildFailedError) as caught:
+        make(engine, tmp_path, lambda *_: None)
+    assert caught.value.lines == ("one: exit code 2", "error: hash mismatch")
+
+
+def test_a_full_disk_is_told_by_its_own_error(tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise DiskFullError("store", needed_bytes=1, free_bytes=0)
+
+    with pytest.raises(DiskFullError):
+        make(FakeEngine(f"layer one {DIGEST} 5", f"layer two {DIGEST} 5"), tmp_path, full)
