@@ -42,17 +42,28 @@ def shapes(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorde
 
     Some are asked together; some are longer than two blocks of the KV cache, which they share.
     """
-    scratch = Scratch(tmp_path_factory.mktemp("shapes"), epoch.scratch.store)
-    settings = scratch.folder / "pyproject.toml"
-    text = settings.read_text()
-    settings.write_text(text.replace('repository = "repro-image"', 'repository = "repro-image-test"'))
-    scratch.change_image('suite = "smoke"', 'suite = "suite.toml"')
     crowd = [synthetic_ids(seed, 10 + seed) for seed in range(16)]
     beginning = synthetic_ids(100, 2 * _BLOCK)
     shared = [beginning + synthetic_ids(seed, 44) for seed in (101, 102)]
     lanes = [_lane(f"together-{number}", crowd, tokens=3, together=True) for number in range(4)]
-    suite = "".join(["format = 1\n", *lanes, _lane("prefix", shared, tokens=8)])
-    scratch.image_toml.with_name("suite.toml").write_text(suite)
+    return _with_suite(epoch, tmp_path_factory.mktemp("shapes"), *lanes, _lane("prefix", shared, tokens=8))
+
+
+@pytest.fixture(scope="module")
+def sure(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """The same image with an epoch of prompts that repeat themselves: the model is sure how they go on."""
+    repeated = [synthetic_ids(seed, 8) * 6 for seed in range(4)]
+    return _with_suite(epoch, tmp_path_factory.mktemp("sure"), _lane("sure", repeated, tokens=3))
+
+
+def _with_suite(epoch: Recorded, folder: Path, *lanes: str) -> Recorded:
+    """Record an epoch of the same image in a project of its own, with a suite of these lanes."""
+    scratch = Scratch(folder, epoch.scratch.store)
+    settings = scratch.folder / "pyproject.toml"
+    text = settings.read_text()
+    settings.write_text(text.replace('repository = "repro-image"', 'repository = "repro-image-test"'))
+    scratch.change_image('suite = "smoke"', 'suite = "suite.toml"')
+    scratch.image_toml.with_name("suite.toml").write_text("".join(["format = 1\n", *lanes]))
     build = scratch.run("build", IMAGE, "--json")
     assert build.code == 0, build.err
     return Recorded(scratch, build, build.json[0]["reference"], build.json[0]["config"])
@@ -130,8 +141,8 @@ def test_another_sampling_seed_is_found_as_sampling_in_the_sampled_lanes_alone(e
     assert found["first"]["divergence"]["expected"]["id"] != found["first"]["divergence"]["found"]["id"]
 
 
-def test_another_model_with_the_same_weights_is_found_as_model(epoch: Recorded, tmp_path: Path) -> None:
-    found = mismatch(epoch, "--model", changed_model(epoch, tmp_path, shorten_rotations))
+def test_another_model_with_the_same_weights_is_found_as_model(sure: Recorded, tmp_path: Path) -> None:
+    found = mismatch(sure, "--model", changed_model(sure, tmp_path, shorten_rotations))
     assert found["reason"] == "model"
     assert found["weights"] is None
     assert found["first"]["divergence"]["position"] < 3

@@ -371,6 +371,7 @@ class OldEngine(BaseHTTPRequestHandler):
             "_ping": "OK",
             "version": {"Version": self.version, "ApiVersion": "1.41", "MinAPIVersion": "1.12"},
             "info": {
+                "ID": "old",
                 "ServerVersion": self.version,
                 "DriverStatus": [["driver-type", self.driver]],
                 "DockerRootDir": "/var/lib/docker",

@@ -96,6 +96,6 @@ def test_a_clock_in_the_recipe_is_told_file_by_file_and_nothing_is_recorded(
     assert run.code == 10, run.err
     assert "not proved: built once more without cache by the same engine" in run.out
     causes = {tuple(line.split()[:3]) for line in run.out.splitlines()}
-    assert {("content", "2", "/etc/built"), ("log", "2", "/var/log/build.log")} <= causes
+    assert {("content", "3", "/etc/built"), ("log", "3", "/var/log/build.log")} <= causes
     assert "lock its input by hash or take the chance out of it" in run.out
     assert list(scratch.locks.rglob("proof-*.json")) == []

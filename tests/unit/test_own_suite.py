@@ -44,6 +44,16 @@ replay_of = ["facts", "sampled"]
 """
 
 
+def test_the_suite_in_readme_is_one() -> None:
+    blocks = (REPOSITORY / "README.md").read_text().split("```toml\n")[1:]
+    (suite,) = (block.partition("```")[0] for block in blocks if "[[lanes]]" in block)
+    assert [lane.name for lane in parse_own_suite(suite, seed=42, path=PATH).lanes] == [
+        "greedy",
+        "sampled",
+        "replay",
+    ]
+
+
 def test_a_worked_example_is_asked_as_it_is_written() -> None:
     request = parse_own_suite(EXAMPLE, seed=7, path=PATH)
     facts, sampled, replay = request.lanes
