@@ -26,7 +26,10 @@ from tests.scratch import REPOSITORY, Scratch
 
 IMAGE, WHEEL = "small", "packaging"
 _REPOSITORY = 'repository = "repro-image"'
-_LAST_LINE = '    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +\n\n{{ packages_stage(groups) }}\n'
+_LAST_LINE = (
+    '    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +\n'
+    "\n{{ packages_stage(groups) }}\n"
+)
 
 
 def lay_out(folder: Path, store: Store, reporter: Reporter) -> Scratch:
