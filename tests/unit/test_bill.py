@@ -275,6 +275,14 @@ def test_a_wheel_tells_its_own_parts_too(tmp_path: Path) -> None:
     assert [part.name for part in found.bundled] == ["libgomp"]
 
 
+def test_a_wheel_in_a_later_form_of_zip_is_an_error_that_names_it(tmp_path: Path) -> None:
+    data = bytearray(wheel_bytes("x", "1.0"))
+    data[data.index(b"PK\x01\x02") + 6] = 99  # "version needed to extract" of its first member
+    (tmp_path / "x.whl").write_bytes(data)
+    with pytest.raises(InvalidFileError, match=r"zip file version 9\.9"):
+        read_wheel_metadata(tmp_path / "x.whl", name="x.whl", python="3.11.2")
+
+
 def test_a_wheel_without_metadata_is_an_error_that_names_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as archive:
         archive.writestr("x.py", "")

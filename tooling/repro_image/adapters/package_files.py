@@ -20,7 +20,8 @@ _TEXT_LIMIT_BYTES = 4 * 2**20
 _BOM_LIMIT_BYTES = 16 * 2**20
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER_BYTES = 60
-_BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)
+# RuntimeError is what zipfile raises for encrypted members and later versions of the format.
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError)
 
 
 def read_wheel_metadata(path: Path, *, name: str, python: str) -> PackageMetadata:

@@ -31,6 +31,7 @@ def _contents(file: Path, wheel: LockedWheel) -> Iterator[tuple[str, tuple[int, 
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+    # NotImplementedError is what zipfile raises for a later version of the format than it reads.
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise BrokenWheelError(wheel.filename, reason=str(error)) from error
     for member in members:

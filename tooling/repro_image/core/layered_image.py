@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from repro_image.core.image_manifest import ImageDocuments
+from repro_image.core.moment import timestamp_of
 from repro_image.core.reference import sha256_digest
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -32,7 +32,7 @@ def layered_image(
     The history is what BuildKit writes for one COPY per layer, so that a build from this image ends in the
     same config as one that copied. name: the whole reference that the image gets in the engine.
     """
-    created = datetime.fromtimestamp(source_date_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = timestamp_of(source_date_epoch)
     fields = below.config_fields
     steps = [
         {"created": created, "created_by": layer.step, "comment": "buildkit.dockerfile.v0"}

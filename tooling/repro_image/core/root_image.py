@@ -4,10 +4,10 @@
 SOURCE_DATE_EPOCH in what is built on it, that of Docker 28 keeps it: the built image would hold a clock.
 """
 
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from repro_image.core.canonical import canonical_json
+from repro_image.core.moment import timestamp_of
 from repro_image.core.oci import CONFIG, MANIFESTS, PLAIN_LAYERS, Descriptor
 from repro_image.core.reference import sha256_digest
 
@@ -26,7 +26,7 @@ def root_image(digest: str, *, size_bytes: int, created_s: int) -> RootImage:
     digest, size_bytes: of the tar, which is not compressed.
     created_s:          SOURCE_DATE_EPOCH of the lock.
     """
-    moment = datetime.fromtimestamp(created_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = timestamp_of(created_s)
     config = canonical_json(
         {
             "architecture": "amd64",

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from repro_image.core.finding import errors_of
 from repro_image.core.gpu import Gpu
 from repro_image.core.layers import layer_groups
 from repro_image.core.ledger import StoredEpoch
+from repro_image.core.moment import timestamp
 from repro_image.core.reporter import Reporter
 from repro_image.core.suite import left_out
 from repro_image.errors import (
@@ -300,11 +301,6 @@ def builder_versions(engine: Engine, plan: Plan) -> dict[str, str]:
         "buildx": versions.buildx or "unknown",
         "installer": f"{installer.name} {installer.version}",
     }
-
-
-def timestamp(moment: datetime) -> str:
-    """Return ``moment`` as UTC in whole seconds, such as ``2026-11-21T22:30:00Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _compare_with_last(

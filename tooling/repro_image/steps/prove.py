@@ -12,8 +12,9 @@ from repro_image.adapters.store import Store
 from repro_image.core.epoch import ProofRecord
 from repro_image.core.image_diff import ImageDifference
 from repro_image.core.ledger import StoredEpoch
+from repro_image.core.moment import timestamp
 from repro_image.core.reporter import Reporter
-from repro_image.steps.build import builder_versions, make_image, timestamp
+from repro_image.steps.build import builder_versions, make_image
 from repro_image.steps.diff import diff_images, find_image
 from repro_image.steps.plan import plan_image
 

@@ -24,6 +24,7 @@ from repro_image.core.epoch import Manifest as ManifestForm
 from repro_image.core.epoch import PushRecord
 from repro_image.core.image_manifest import ImageDocuments, parse_documents
 from repro_image.core.ledger import StoredEpoch
+from repro_image.core.moment import timestamp
 from repro_image.core.oci import MANIFESTS, Descriptor, Manifest, manifest_bytes
 from repro_image.core.reference import registry_of
 from repro_image.core.reporter import Reporter
@@ -37,7 +38,6 @@ from repro_image.errors import (
     TagTakenError,
 )
 from repro_image.steps.attach import attach_documents
-from repro_image.steps.build import timestamp
 from repro_image.steps.meter import Meter, megabytes
 
 _THREADS = 4

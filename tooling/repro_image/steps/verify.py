@@ -22,6 +22,7 @@ from repro_image.core.fingerprint import (
 )
 from repro_image.core.golden import Golden, recorded_request
 from repro_image.core.ledger import StoredEpoch
+from repro_image.core.moment import timestamp
 from repro_image.core.project import ImageSpec
 from repro_image.core.reference import ImageReference
 from repro_image.core.reporter import Reporter
@@ -31,7 +32,7 @@ from repro_image.errors import (
     TooFewCoresError,
     UnknownEpochError,
 )
-from repro_image.steps.build import make_image, restore_tag, timestamp
+from repro_image.steps.build import make_image, restore_tag
 from repro_image.steps.fetch import ensure_model
 from repro_image.steps.judge import Judging, before_run, run_and_judge
 from repro_image.steps.plan import plan_image
