@@ -329,6 +329,9 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path.home() / ".cache/repro-image")
     parser.add_argument("--only", action="append", choices=list(PIECES))
     options = parser.parse_args()
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # an installed tool is compiled, a checkout's at first use
     source = Store(options.store)
     (source.root / "bench").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=source.root / "bench") as place:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +143,64 @@ def test_what_the_engine_had_after_all_not_is_sent(
     loading.start()
     loading.close()
     assert all(blob_path(one.layer.digest) in engine.loads[0] for one in layers)
+
+
+class UnpackingEngine(FakeEngine):
+    """Unpacks no layer of the first call before the second call's layers have come.
+
+    seen: what came and what was unpacked, in order, as the layers' numbers.
+    """
+
+    def __init__(self, *, is_full: bool = False) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.is_full = is_full
+        self._second_came = threading.Event()
+
+    def load(self, archive: Iterator[bytes], *, name: str) -> None:
+        number = ""
+        for piece in archive:
+            if piece.startswith(b"layer "):
+                number = piece[6:].decode()
+                self.seen.append(f"{number} came")
+                if number == "1":
+                    self._second_came.set()
+        if number == "0":
+            assert self._second_came.wait(10)
+            if self.is_full:
+                raise EngineCallError("docker load", "no space left on device")
+        self.seen.append(f"{number} unpacked")
+
+
+def load_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, engine: FakeEngine, layers: list[ReadyLayer]
+) -> LayerLoader:
+    monkeypatch.setattr(layer_loader, "_CALL_BYTES", 1)
+    loading = loader(monkeypatch, engine)
+    for position, layer in enumerate(layers):
+        loading.put(position, layer)
+    loading.start()
+    return loading
+
+
+def test_layers_are_handed_over_while_those_below_are_unpacked(
+    monkeypatch: pytest.MonkeyPatch, layers: list[ReadyLayer]
+) -> None:
+    engine = UnpackingEngine()
+    load_one_by_one(monkeypatch, engine, layers).close()
+    assert engine.seen.index("1 came") < engine.seen.index("0 unpacked")
+    unpacked = [line for line in engine.seen if line.endswith("unpacked")]
+    assert unpacked == ["0 unpacked", "1 unpacked", "2 unpacked"]
+    assert engine.seen.index("2 came") > engine.seen.index("0 unpacked")  # two calls at a time
+
+
+def test_nothing_is_unpacked_on_top_of_what_could_not_be(
+    monkeypatch: pytest.MonkeyPatch, layers: list[ReadyLayer]
+) -> None:
+    engine = UnpackingEngine(is_full=True)
+    with pytest.raises(EngineCallError, match="no space left"):
+        load_one_by_one(monkeypatch, engine, layers).close()
+    assert sorted(engine.seen) == ["0 came", "1 came"]
 
 
 def test_what_loading_raised_is_raised_at_the_end(

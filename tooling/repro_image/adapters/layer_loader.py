@@ -2,8 +2,10 @@
 
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from repro_image.adapters.engine import Engine
@@ -14,6 +16,8 @@ from repro_image.core.image_manifest import ImageDocuments
 from repro_image.core.layered_image import AddedLayer, blob_path, layered_image
 from repro_image.errors import EngineCallError
 
+_CALL_BYTES = 128 * 2**20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadyLayer:
@@ -23,12 +27,38 @@ class ReadyLayer:
     file: Path
 
 
+class _Call(threading.Thread):
+    """One load. Its layers are handed over at once, and unpacked when the call before it has ended."""
+
+    def __init__(self, load: Callable[[Callable[[], None]], None], *, before: "_Call | None") -> None:
+        super().__init__(name="layer-call", daemon=True)
+        self._load, self._before = load, before
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._load(self._wait_for_turn)
+        except BaseException as error:
+            self._failure = error
+
+    def _wait_for_turn(self) -> None:
+        if self._before is not None:
+            self._before.end()
+            self._before = None
+
+    def end(self) -> None:
+        """Wait until the call has ended. Raises: what it raised."""
+        self.join()
+        if self._failure is not None:
+            raise self._failure
+
+
 class LayerLoader(threading.Thread):
     """Loads an image's layers in order, each as soon as it is ready and those below it are loaded.
 
-    The engine unpacks a layer on top of the ones below, so it has to get them bottom first; what is ready at
-    one time goes in one call. A daemon thread: when this process ends, the connection does, and the engine
-    gives up the call.
+    The engine unpacks a layer on top of the ones below, so it has to get them bottom first, one call after
+    the other; while it unpacks the layers of one, those of the next are handed over. Daemon threads: when
+    this process ends, the connections do, and the engine gives up the calls.
     """
 
     def __init__(self, engine: Engine, below: str, *, name: str, count: int, source_date_epoch: int) -> None:
@@ -64,13 +94,18 @@ class LayerLoader(threading.Thread):
     def run(self) -> None:
         try:
             documents = self._documents()
-            loaded = 0
-            while loaded < len(self._slots):
-                ready = self._wait(loaded)
-                if len(ready) == loaded:
-                    return
-                self._load(documents, ready, new=ready[loaded:])
-                loaded = len(ready)
+            sent, last = 0, _Call(lambda _: None, before=None)
+            last.start()
+            while sent < len(self._slots):
+                ready = self._wait(sent)
+                if len(ready) == sent:
+                    break
+                ready = ready[: sent + _in_one_call(ready[sent:])]
+                before, last = last, _Call(partial(self._load, documents, ready, ready[sent:]), before=last)
+                last.start()
+                sent = len(ready)
+                before.end()
+            last.end()
         except BaseException as error:
             self._failure = error
 
@@ -90,7 +125,11 @@ class LayerLoader(threading.Thread):
         return read_documents(open_engine(self._engine, image, name=self._below))
 
     def _load(
-        self, documents: ImageDocuments, ready: Sequence[ReadyLayer], *, new: Sequence[ReadyLayer]
+        self,
+        documents: ImageDocuments,
+        ready: Sequence[ReadyLayer],
+        new: Sequence[ReadyLayer],
+        wait_for_turn: Callable[[], None],
     ) -> None:
         image = layered_image(
             documents,
@@ -100,22 +139,34 @@ class LayerLoader(threading.Thread):
         )
         missing = [one for one in new if not has_blob(self._engine, one.layer.digest, one.layer.size_bytes)]
         try:
-            self._engine.load(_layout(image, missing), name=self._name)
+            self._engine.load(_layout(image, missing, wait_for_turn), name=self._name)
         except EngineCallError:
             if len(missing) == len(new):
                 raise
             # The blob was another engine's, or went between the look and the call.
-            self._engine.load(_layout(image, new), name=self._name)
+            self._engine.load(_layout(image, new, wait_for_turn), name=self._name)
 
 
-def _layout(documents: Mapping[str, bytes], layers: Sequence[ReadyLayer]) -> Iterator[bytes]:
-    """Yield an OCI layout as a tar. Layers that the engine has already are left out of it."""
+def _in_one_call(layers: Sequence[ReadyLayer]) -> int:
+    """Return how many of ``layers`` go in the next call: one, and more while they are small."""
+    ends = accumulate(one.layer.size_bytes for one in layers)
+    return max(1, sum(end <= _CALL_BYTES for end in ends))
+
+
+def _layout(
+    documents: Mapping[str, bytes], layers: Sequence[ReadyLayer], wait_for_turn: Callable[[], None]
+) -> Iterator[bytes]:
+    """Yield an OCI layout as a tar. Layers that the engine has already are left out of it.
+
+    The documents come last; the engine unpacks nothing before it has them.
+    """
     for one in layers:
         yield _header(blob_path(one.layer.digest), one.layer.size_bytes)
         with one.file.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
         yield bytes(-one.layer.size_bytes % tarfile.BLOCKSIZE)
+    wait_for_turn()
     for path, data in documents.items():
         yield _header(path, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
