@@ -39,8 +39,9 @@ test: setup lint  ## Everything that runs without a GPU, real engine and real vL
 	$(PYTEST) tests/integration tests/e2e -m 'not gpu and not large' --no-skips
 
 .PHONY: bench
-bench: setup  ## A build beside a plain Dockerfile, and what else costs time; bench.json and a table: 20 minutes.
+bench: setup  ## Builds beside a plain Dockerfile, verify beside bare vLLM: JSON and a table, most of an hour.
 	.venv/bin/python -m tests.bench.build_cost --json bench.json
+	.venv/bin/python -m tests.bench.verify_cost --json bench-verify.json
 
 .PHONY: large
 large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of disk, no GPU.

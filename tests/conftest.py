@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from repro_image.adapters.store import Store
 from tests.composite import Runner
+from tests.debian_packages import turkish
 
 # Seconds say more of what else the machine does than of this code; the examples themselves stay random.
 settings.register_profile(
@@ -32,6 +34,12 @@ def store() -> Store:
     """A store that outlives the session, so that wheels and debs are downloaded once a machine."""
     folder = os.environ.get("REPRO_IMAGE_TEST_STORE")
     return Store(Path(folder) if folder else Path.home() / ".cache/repro-image-test")
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Variables of another country: its locale, compiled for this, and its clock."""
+    return turkish(tmp_path_factory.mktemp("locale"))
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ Its packages are downloaded and unpacked, not installed. `make large` runs this.
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from repro_image.adapters.store import Store
 from tests import small_project
+from tests.debian_packages import unpack
 from tests.engines import private_engine
 from tests.integration.conftest import Quiet
 from tests.scratch import IMAGE, REPOSITORY, Run, Scratch, docker
@@ -21,42 +22,12 @@ pytestmark = [pytest.mark.large, pytest.mark.docker, pytest.mark.timeout(1800)]
 
 SUITE = "forky"
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "containerd")
-ELSEWHERE = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "LANG": "tr_TR.UTF-8"}
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of the unpacked engine."""
-    apt, root = tmp_path_factory.mktemp("apt"), tmp_path_factory.mktemp("engine")
-    for name in ("lists/partial", "cache/archives/partial"):
-        (apt / name).mkdir(parents=True)
-    (apt / "status").touch()
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    (apt / "sources.list").write_text(f"deb [arch=amd64 signed-by={keyring}] {mirror()} {SUITE} main\n")
-    places = {
-        "Etc::sourcelist": "sources.list",
-        "State": ".",
-        "State::status": "status",
-        "State::lists": "lists",
-        "Cache": "cache",
-    }
-    options = [part for key, name in places.items() for part in ("-o", f"Dir::{key}={apt / name}")]
-    options += ["-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::Etc::preferencesparts=/dev/null"]
-    for arguments in (["update"], ["download", *PACKAGES]):
-        command = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", *options, *arguments]
-        subprocess.run(command, check=True, cwd=apt, capture_output=True)
-    for package in sorted(apt.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", package, root], check=True)
-    return root
-
-
-def mirror() -> str:
-    form = "$(CREATED_BY) $(COMPONENT) $(CODENAME) $(SITE)"
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", form], capture_output=True, text=True, check=True
-    ).stdout
-    rows = (line.split() for line in listed.splitlines())
-    return next(row[3] for row in rows if row[:3] == ["Packages", "main", "bookworm"])
+    return unpack(PACKAGES, SUITE, folder=tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +42,22 @@ def build(scratch: Scratch, **environment: str) -> Run:
     return run
 
 
-def test_two_versions_make_one_small_image(client: dict[str, str], store: Store, tmp_path: Path) -> None:
+def test_two_versions_make_one_small_image(
+    client: dict[str, str], elsewhere: Mapping[str, str], store: Store, tmp_path: Path
+) -> None:
     version = ("docker", "version", "--format", "{{.Server.Version}}")
     told = subprocess.run(version, capture_output=True, text=True, check=True, env={**os.environ, **client})
     assert told.stdout.strip() != docker(*version[1:])
     scratch = small_project.lay_out(tmp_path / "p", store, Quiet())
-    there, here = build(scratch, **client, **ELSEWHERE), build(scratch)
+    there, here = build(scratch, **client, **elsewhere), build(scratch)
     docker("image", "rm", "--force", here.json[0]["reference"])
     assert there.json[0]["config"] == here.json[0]["config"]
 
 
 def test_it_makes_the_image_of_the_committed_epoch(
-    client: dict[str, str], store: Store, tmp_path: Path
+    client: dict[str, str], elsewhere: Mapping[str, str], store: Store, tmp_path: Path
 ) -> None:
     latest = max((REPOSITORY / "locks" / IMAGE / "epochs").glob("[0-9]*"))
     recorded = json.loads((latest / "epoch.json").read_text())["predicate"]["image"]["config"]
-    there = build(Scratch(tmp_path / "another place", store.root), **client, **ELSEWHERE)
+    there = build(Scratch(tmp_path / "another place", store.root), **client, **elsewhere)
     assert there.json[0]["config"] == recorded

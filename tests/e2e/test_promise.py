@@ -3,6 +3,7 @@
 import os
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -75,20 +76,16 @@ def test_build_brings_a_missing_image_back_without_a_new_epoch(epoch: Recorded) 
     assert epoch.scratch.recorded() == before
 
 
-def test_a_build_without_cache_elsewhere_gives_the_same_image(epoch: Recorded, tmp_path: Path) -> None:
+def test_a_build_without_cache_elsewhere_gives_the_same_image(
+    epoch: Recorded, elsewhere: Mapping[str, str], tmp_path: Path
+) -> None:
     """Another folder with a space in its name, umask 077, another time zone, locale and commit."""
-    elsewhere = Scratch(tmp_path / "another place", epoch.scratch.store)
-    git = ["git", "-C", str(elsewhere.folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    scratch = Scratch(tmp_path / "another place", epoch.scratch.store)
+    git = ["git", "-C", str(scratch.folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "another commit"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
-    found = elsewhere.run(
-        "build",
-        IMAGE,
-        "--no-golden",
-        "--no-cache",
-        "--json",
-        umask=0o077,
-        environment={"TZ": "Asia/Kathmandu", "LC_ALL": "C", "LANG": "tr_TR.UTF-8"},
+    found = scratch.run(
+        "build", IMAGE, "--no-golden", "--no-cache", "--json", umask=0o077, environment=elsewhere
     )
     assert found.code == 0, found.err
     docker("image", "rm", "--force", found.json[0]["reference"])

@@ -1,5 +1,6 @@
 """verify --serve: vLLM's server with real answers, and a stub in its place for every way to fail."""
 
+import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from repro_image.cli import group
 from repro_image.core.golden import GoldenRequest, Lane, Prompt, Sampling
 from repro_image.core.serving import ServedLoad, background
 from repro_image.errors import ServingError
+from tests.composite import Runner
 from tests.e2e.conftest import Recorded
-from tests.scratch import containers, wait_until
+from tests.scratch import IMAGE, containers, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(600)]
 _STUB = Path(__file__).parents[1] / "serving_stub/serve_server.py"
@@ -25,12 +27,17 @@ _GONE_S = 10.0
 
 
 def test_a_quiet_server_answers_the_recorded_golden_bit_by_bit_and_a_busy_one_is_measured(
-    epoch: Recorded,
+    epoch: Recorded, runner: Runner
 ) -> None:
     before = epoch.scratch.recorded()
-    found = epoch.scratch.run("verify", epoch.tag, "--serve", "--streams", "0,2", "--json")
-    assert found.code == 0, found.err
-    document = found.json
+    command = "verify --serve --streams 0,2"  # as a step of a job, which wants every report
+    found = runner.run(epoch.scratch.folder, command=command, image=IMAGE, tag=epoch.tag)
+    assert found.code == 0, found.log
+    reports = Path(found.outputs["reports"])
+    assert {path.suffix for path in reports.iterdir()} == {".json", ".xml", ".md"}
+    assert "| streams | in flight |" in (reports / "verify.md").read_text()
+    document = json.loads((reports / "verify.json").read_text())
+    assert found.outputs["verdict"] == document["verdict"]
     assert document["verdict"] in ("match", "measured")
     quiet, busy = document["serving"]["rows"]
     assert all(level["equal"] for level in quiet["levels"]), quiet
@@ -38,7 +45,7 @@ def test_a_quiet_server_answers_the_recorded_golden_bit_by_bit_and_a_busy_one_is
     assert busy["in_flight"] > 0.5
     assert {level["level"]: level["equal"] for level in busy["levels"]}["H0"]
     assert document["context"]["against"].endswith(": 4 prompts, 64 tokens")
-    assert "beside 2 streams" in found.err
+    assert "beside 2 streams" in found.log
     assert containers() == []
     assert epoch.scratch.recorded() == before
 

@@ -154,7 +154,7 @@ def test_a_mirror_that_does_not_answer_is_told_with_the_command(tmp_path: Path) 
 
 
 def test_another_machine_makes_the_same_bytes(
-    root: Path, debs: Mapping[LockedDeb, Path], tmp_path: Path
+    root: Path, debs: Mapping[LockedDeb, Path], elsewhere: Mapping[str, str], tmp_path: Path
 ) -> None:
     """Another folder, umask, time zone, language, host name and resolver; the packages in another order."""
     (tmp_path / "an other").mkdir()
@@ -176,9 +176,7 @@ def test_another_machine_makes_the_same_bytes(
         ],
         env={
             **os.environ,
-            "TZ": "Asia/Kathmandu",
-            "LANG": "de_DE.UTF-8",
-            "LC_ALL": "de_DE.UTF-8",
+            **elsewhere,
             "USER": "other",
         },
         cwd="/",

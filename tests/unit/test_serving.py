@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -26,7 +27,14 @@ from repro_image.core.serving import (
     served_part,
     server_flags,
 )
-from repro_image.reports.serving import ServingDocument, serving_json, serving_schema, serving_text
+from repro_image.reports.serving import (
+    ServingDocument,
+    serving_json,
+    serving_junit,
+    serving_markdown,
+    serving_schema,
+    serving_text,
+)
 from repro_image.runner import serve_client
 from tests.unit.made_goldens import change, make_golden, other_bits, other_token
 
@@ -166,6 +174,36 @@ def test_what_a_model_wrote_is_escaped(golden: Golden) -> None:
     found = judge(hostile, load(hostile, 2, greedy_1=other_token(2)))
     assert "\x1b" not in serving_text(found, context={"tag": "\x1b[2J"})
     assert "<" not in serving_json(found, context={})
+    for told in (serving_junit, serving_markdown):
+        assert "\x1b" not in told(found, context={"tag": "\x1b[2J"})
+
+
+@pytest.mark.parametrize(("strict", "failures"), [(False, 0), (True, 1)])
+def test_a_load_is_a_testcase_that_fails_only_where_a_difference_is_a_mismatch(
+    golden: Golden, strict: bool, failures: int
+) -> None:
+    found = judge(golden, load(golden, 0), load(golden, 8, greedy_1=other_bits(3)), strict=strict)
+    (suite,) = ElementTree.fromstring(serving_junit(found, context={"tag": "x"}))  # noqa: S314 - our own
+    assert (suite.get("tests"), suite.get("failures")) == ("2", str(failures))
+    quiet, busy = suite.findall("testcase")
+    assert (quiet.get("name"), list(quiet)) == ("beside 0 streams", [])
+    assert busy.get("name") == "beside 8 streams"
+    (told,) = busy
+    assert told.tag == ("failure" if strict else "system-out")
+    assert "first difference: greedy/1 at position 3 of 8" in (told.text or "")
+    assert suite.findtext("system-out") == serving_text(found, context={"tag": "x"})
+
+
+def test_markdown_has_the_table_and_unfolds_the_report_where_answers_differ(golden: Golden) -> None:
+    found = judge(golden, load(golden, 0), load(golden, 8, greedy_1=other_bits(3)))
+    text = serving_markdown(found, context={"tag": "x"})
+    assert text.startswith("### measured\n\n| streams | in flight | H0 equal | H1 equal |")
+    assert "\n| 8 | 1.5 | 5 of 5 | 5 of 5 | 5 of 5 | 4 of 5 | 0 of 40 | 2.0 |\n" in text
+    assert (
+        f"<details open><summary>report</summary>\n\n```text\n{serving_text(found, context={'tag': 'x'})}"
+        in text
+    )
+    assert "<details><summary>" in serving_markdown(judge(golden, load(golden, 0)), context={})
 
 
 def test_the_json_document_decodes_strictly_and_its_schema_is_stored(golden: Golden) -> None:

@@ -15,10 +15,14 @@ def refused(*arguments: str) -> UsageError:
 
 @pytest.mark.parametrize(
     "options",
-    [["--record"], ["--rebuild"], ["--across"], ["--fail-fast"], ["--repeat", "2"], ["--report", "x.json"]],
+    [["--record"], ["--rebuild"], ["--across"], ["--fail-fast"], ["--repeat", "2"]],
 )
 def test_what_serving_cannot_do_is_refused_by_name(options: list[str]) -> None:
     assert f"--serve does not go with {options[0]}:" in refused("--serve", *options).what
+
+
+def test_a_served_golden_has_no_page_of_its_own() -> None:
+    assert refused("--serve", "--report", "x.html").fix == "name a file that ends in .json or .xml or .md"
 
 
 @pytest.mark.parametrize("options", [["--strict"], ["--streams", "0,2"]])

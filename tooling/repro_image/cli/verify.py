@@ -75,7 +75,7 @@ def _streams(_ctx: click.Context, _option: click.Parameter, value: str | None) -
     multiple=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a report; .json, .xml (JUnit), .md or .html decides its form. May repeat.",
+    help="Write a report; .json, .xml (JUnit), .md or (without --serve) .html decides its form. May repeat.",
 )
 @click.option("--serve", is_flag=True, help="Ask a vLLM server in the image, beside other requests.")
 @click.option(
@@ -118,7 +118,7 @@ def verify(
       repro-image verify e0001-1a2b3c4d --serve                 # over HTTP, beside other requests
     """
     from repro_image.cli.screen import Screen, is_coloured
-    from repro_image.cli.verify_serve import serve_and_exit
+    from repro_image.cli.verify_serve import SERVE_FORMS, serve_and_exit
     from repro_image.core.reference import parse_reference
     from repro_image.core.whatif import parse_what_if
     from repro_image.errors import RecordWhatIfError
@@ -126,15 +126,28 @@ def verify(
     from repro_image.reports.text import text_report
     from repro_image.steps.verify import verify as verify_step
 
+    forms = SERVE_FORMS if serve else _FORMS
+    for report in reports:
+        if report.suffix not in forms:
+            raise ReportFormError(str(report), forms=forms)
     reference = parse_reference(tag)
     what_if = parse_what_if(settings)
     if record and (not what_if.is_empty or model is not None):
         raise RecordWhatIfError
     if serve:
         others = {"record": record, "rebuild": rebuild, "across": across, "fail-fast": fail_fast}
-        others |= {"report": bool(reports), "repeat": repeat > 1, "must-see": must_see is not None}
+        others |= {"repeat": repeat > 1, "must-see": must_see is not None}
         _refuse_beside_serve([f"--{name}" for name, given in others.items() if given])
-        serve_and_exit(app, reference, settings, model, streams=streams, strict=strict, as_json=as_json)
+        serve_and_exit(
+            app,
+            reference,
+            settings,
+            model,
+            streams=streams,
+            strict=strict,
+            reports=reports,
+            as_json=as_json,
+        )
     if streams is not None or strict:
         raise UsageError("--streams and --strict say how to --serve", where="command line", fix="add --serve")
     if record and across:
@@ -143,9 +156,6 @@ def verify(
             where="command line",
             fix="leave out one of the two",
         )
-    for report in reports:
-        if report.suffix not in _FORMS:
-            raise ReportFormError(str(report), forms=_FORMS)
     with Screen() as screen:
         found = verify_step(
             app.project,

@@ -1,9 +1,9 @@
-"""Comparison -> JUnit XML: one testcase per prompt, so that a CI server lists the prompts that part.
+"""A report as JUnit XML; of a Comparison: one testcase per prompt, so that a CI server lists those that part.
 
 The form is that of Jenkins' schema junit-10.xsd, which GitLab and others read too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from repro_image.core.comparison import Comparison, Verdict
@@ -17,9 +17,16 @@ def junit_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
 
     The verdict about the whole, such as class or weights, is a testcase of its own, named ``verdict``; what
     was measured stands in the suite's output, as the text report has it.
-    Unprintable characters are escaped before they get here, since XML 1.0 cannot hold them in any form.
     """
     cases = [_verdict_case(comparison), *(_prompt_case(row) for row in comparison.prompts)]
+    return junit_document(cases, context=context, told=text_report(comparison, context=context))
+
+
+def junit_document(cases: Sequence[Element], *, context: Mapping[str, str], told: str) -> str:
+    """Return the document of one suite. told: the text report.
+
+    Unprintable characters are escaped before they get here, since XML 1.0 cannot hold them in any form.
+    """
     failed = sum(case.find("failure") is not None for case in cases)
     counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0"}
     suites = Element("testsuites", {"name": "repro-image verify", **counts})
@@ -29,7 +36,7 @@ def junit_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
     for name, value in context.items():
         SubElement(properties, "property", name=visible(name), value=visible(value))
     suite.extend(cases)
-    SubElement(suite, "system-out").text = text_report(comparison, context=context)
+    SubElement(suite, "system-out").text = told
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
 
 

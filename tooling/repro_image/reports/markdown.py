@@ -9,21 +9,22 @@ from repro_image.reports.text import text_report
 
 
 def markdown_report(comparison: Comparison, *, context: Mapping[str, str]) -> str:
-    """Return the report; ends in a newline.
+    """Return the report; ends in a newline."""
+    headline = str(comparison.verdict) + (f" ({comparison.reason})" if comparison.reason else "")
+    told = folded(text_report(comparison, context=context), is_open=comparison.verdict is not Verdict.MATCH)
+    blocks = [f"### {headline}", _levels(comparison), told]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def folded(told: str, *, is_open: bool) -> str:
+    """Return a text report below a line that unfolds it.
 
     What was verified and what a model wrote stands in a code block only, whose fence is longer than any run
     of backticks in it, so that nothing of it is ever Markdown or HTML.
     """
-    told = text_report(comparison, context=context)
-    headline = str(comparison.verdict) + (f" ({comparison.reason})" if comparison.reason else "")
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", told))])
-    state = "" if comparison.verdict is Verdict.MATCH else " open"
-    blocks = [
-        f"### {headline}",
-        _levels(comparison),
-        f"<details{state}><summary>report</summary>\n\n{fence}text\n{told}{fence}\n\n</details>",
-    ]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    state = " open" if is_open else ""
+    return f"<details{state}><summary>report</summary>\n\n{fence}text\n{told}{fence}\n\n</details>"
 
 
 def _levels(comparison: Comparison) -> str:

@@ -1,7 +1,8 @@
-"""Serving -> a text with a table of streams by level, and one JSON document (data/serving.schema.json)."""
+"""Serving -> text, JSON (data/serving.schema.json), JUnit XML and Markdown: a table of streams by level."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
+from xml.etree.ElementTree import Element, SubElement
 
 import click
 import msgspec
@@ -10,6 +11,8 @@ from repro_image.core.golden import LEVELS
 from repro_image.core.serving import LoadRow, Serving, ServingVerdict
 from repro_image.reports.escape import visible
 from repro_image.reports.json_report import schema_of, sorted_json
+from repro_image.reports.junit import junit_document
+from repro_image.reports.markdown import folded
 from repro_image.reports.text import aligned, row_lines
 
 _COLOURS = {
@@ -17,6 +20,7 @@ _COLOURS = {
     ServingVerdict.MISMATCH: "red",
     ServingVerdict.MEASURED: "yellow",
 }
+_HEADS = ("streams", "in flight", *(f"{level} equal" for level in LEVELS), "flipped tokens", "seconds")
 
 
 class ServingDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,9 +51,8 @@ def serving_text(serving: Serving, *, context: Mapping[str, str], colour: bool =
 
 def _table(rows: tuple[LoadRow, ...]) -> list[str]:
     """Return one line per load: how many prompts are equal at each level."""
-    heads = ("streams", "in flight", *(f"{level} equal" for level in LEVELS), "flipped tokens", "seconds")
-    cells = [heads, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
+    cells = [_HEADS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADS))]
     return [
         "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
         for line in cells
@@ -76,6 +79,32 @@ def serving_json(serving: Serving, *, context: Mapping[str, str]) -> str:
         serving=serving,
     )
     return sorted_json(document)
+
+
+def serving_junit(serving: Serving, *, context: Mapping[str, str]) -> str:
+    """Return the XML document: one testcase per load, which fails where its answers had to be equal."""
+    cases = [_load_case(row, is_failure=serving.verdict is ServingVerdict.MISMATCH) for row in serving.rows]
+    return junit_document(cases, context=context, told=serving_text(serving, context=context))
+
+
+def _load_case(row: LoadRow, *, is_failure: bool) -> Element:
+    case = Element("testcase", classname="repro-image.serving", name=f"beside {row.streams} streams")
+    if not row.agrees:
+        levels = ", ".join(str(level.level) for level in row.levels if not level.equal)
+        told = "\n".join(row_lines(row.first)) if row.first else ""
+        if is_failure:
+            SubElement(case, "failure", type="mismatch", message=f"{levels} differ").text = told
+        else:
+            SubElement(case, "system-out").text = f"{levels} differ\n{told}"
+    return case
+
+
+def serving_markdown(serving: Serving, *, context: Mapping[str, str]) -> str:
+    """Return the report for a job's summary; ends in a newline."""
+    lines = [_HEADS, ("---:",) * len(_HEADS), *(_cells(row) for row in serving.rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    told = folded(serving_text(serving, context=context), is_open=serving.verdict is not ServingVerdict.MATCH)
+    return "\n\n".join([f"### {serving.verdict}", table, told]) + "\n"
 
 
 def serving_schema() -> dict[str, Any]:
