@@ -156,6 +156,17 @@ def cold(bench: Bench) -> None:
     bench.found |= {"cold_s": seconds, "cold_memory_mb": memory, "kept_s": kept}
 
 
+def alone(bench: Bench) -> None:
+    """BuildKit makes the same image by itself, cold as above."""
+    seconds = []
+    for _ in range(bench.rounds):
+        bench.forget_images()
+        empty_builder()
+        bench.age()
+        seconds.append(bench.build("--no-golden", "--no-cache")[0])
+    bench.found["alone_s"] = seconds
+
+
 def bumped(bench: Bench) -> None:
     """One light package is another, all else is at hand."""
     bench.build("--no-golden")
@@ -256,7 +267,7 @@ def image_of(bench: Bench) -> str:
 
 # The shortest first: a rented machine is slower once its cores were busy for a while.
 PIECES: dict[str, Callable[[Bench], None]] = {
-    one.__name__: one for one in (starting, plain, cold, bumped, size, moved, unchanged)
+    one.__name__: one for one in (starting, plain, cold, alone, bumped, size, moved, unchanged)
 }
 
 
@@ -270,6 +281,7 @@ def table(found: dict[str, Any]) -> str:
     if "plain_s" in found:
         rows.append(("plain Dockerfile, cold", f"{seconds('plain_s'):.1f} s", ""))
     against = {"cold_s": ("build, cold, no layer kept", 3.0), "kept_s": ("build, cold, layers kept", 3.0)}
+    against["alone_s"] = ("build --no-cache, BuildKit alone, cold", 1.0)
     against["bump_s"] = ("build, one light package bumped", 15.0)
     for name, (words, factor) in against.items():
         if name in found:

@@ -81,6 +81,22 @@ def _completion(number: int, name: str) -> Completion:
     )
 
 
+def with_batch(golden: Golden, *, batch_invariant: bool = False) -> Golden:
+    """Return ``golden`` with a lane ``batch`` that asks the greedy prompts together, answered the same."""
+    greedy = next(lane for lane in golden.request.lanes if lane.name == "greedy")
+    asked = tuple(replace(prompt, id=f"batch/{n}") for n, prompt in enumerate(greedy.prompts))
+    batch = Lane(name="batch", prompts=asked, together=True, batch_invariant=batch_invariant)
+    answers = [c for c in golden.completions if c.lane == "greedy"]
+    return replace(
+        golden,
+        request=replace(golden.request, lanes=(*golden.request.lanes, batch)),
+        completions=(
+            *golden.completions,
+            *(replace(c, id=f"batch/{n}", lane="batch") for n, c in enumerate(answers)),
+        ),
+    )
+
+
 def pack_floats(values: list[float]) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 

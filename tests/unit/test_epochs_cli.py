@@ -38,6 +38,7 @@ from tests.ledger_samples import (
     sample_golden,
     sample_proof,
 )
+from tests.unit.made_goldens import change, make_golden, other_bits, other_token, with_batch
 from tests.unit.test_across import close_calls, moved
 
 
@@ -187,6 +188,14 @@ def test_the_classes_of_an_epoch_stand_side_by_side_with_how_far_they_are_apart(
     assert lines[at + 3] == "  log-probabilities: median 0.002 nats apart"
     [told] = lab.json("show", "1")["apart"]
     assert (told["verdict"], told["fields"], told["flips"]["trials"]) == ("drift", ["threads", "cpus"], 40)
+
+
+def test_what_asking_together_changed_is_shown_with_its_class(lab: Lab) -> None:
+    golden = change(with_batch(make_golden()), {"batch/0": other_token(2), "batch/2": other_bits(3)})
+    stored = lab.record(golden=golden, first_class=sample_class(golden=golden))
+    assert "  batch against greedy: H1 1, H3 2 of 3 prompts differ\n" in lab.told("show", "1")
+    [told] = lab.json("show", "1")["together"][stored.epoch.first_class.numeric_class]
+    assert told["differing"] == {"H1": 1, "H2": 0, "H3": 2}
 
 
 def test_a_class_whose_golden_cannot_be_read_is_not_compared_and_all_else_is_shown(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from repro_image.errors import UsageError
 if TYPE_CHECKING:
     from repro_image.core.epoch import ClassGolden
     from repro_image.core.ledger import StoredEpoch
+    from repro_image.core.together import AskedTogether
     from repro_image.steps.epochs import Change, CheckedLedger, EpochDifference
 
 _HEX = 12  # of a digest, in tables
@@ -87,10 +88,10 @@ def show(app: App, epoch: str, image: str | None, as_json: bool) -> None:
              repro-image epochs show 2 --image vllm-cpu
     """
     from repro_image.reports.epoch_classes import classes_report
-    from repro_image.steps.epochs import classes_apart
+    from repro_image.steps.epochs import asked_together_in, classes_apart
 
     stored = _find(app, epoch, image)
-    pairs = classes_apart(app.project, stored)
+    pairs, together = classes_apart(app.project, stored), asked_together_in(app.project, stored)
     if as_json:
         print_json(
             {
@@ -101,12 +102,13 @@ def show(app: App, epoch: str, image: str | None, as_json: bool) -> None:
                     {"digest": c.digest, "path": c.path, **_fields(c.record)} for c in stored.classes
                 ],
                 "apart": pairs,
+                "together": together,
                 "proofs": [{"digest": p.digest, "path": p.path, **_fields(p.record)} for p in stored.proofs],
                 "pushes": [{"digest": p.digest, "path": p.path, **_fields(p.record)} for p in stored.pushes],
             }
         )
         return
-    _print_pairs(_told(stored))
+    _print_pairs(_told(stored, together))
     click.echo()
     click.echo(classes_report(stored.goldens, pairs), nl=False)
 
@@ -212,7 +214,7 @@ def _fields(record: Any) -> dict[str, Any]:
     return {field: getattr(record, field) for field in record.__struct_fields__}
 
 
-def _told(stored: "StoredEpoch") -> list[tuple[str, str]]:
+def _told(stored: "StoredEpoch", together: Mapping[str, Sequence["AskedTogether"]]) -> list[tuple[str, str]]:
     """Return the lines of `show`, as label and text."""
     epoch = stored.epoch
     pairs = [
@@ -235,6 +237,7 @@ def _told(stored: "StoredEpoch") -> list[tuple[str, str]]:
                 f"{golden.golden}, {golden.tokens} tokens, {_count(golden.repeat.runs, 'run')} agreed",
             ),
             *_control(golden),
+            *(("  together", _together(lanes)) for lanes in together.get(golden.numeric_class, ())),
             *((f"  {level}", digest) for level, digest in _fields(golden.levels).items()),
         ]
     subject = epoch.first_class.fingerprint.subject
@@ -324,6 +327,14 @@ def _control(golden: "ClassGolden") -> Iterator[tuple[str, str]]:
     if golden.negative_control is not None:
         control = golden.negative_control
         yield "  control", f"{control.change}: found by {control.found_by} over {control.prompts} prompts"
+
+
+def _together(lanes: "AskedTogether") -> str:
+    """Return what it changed that prompts were asked together."""
+    counts = ", ".join(f"{level} {count}" for level, count in lanes.differing.items() if count)
+    told = f"{counts} of {lanes.prompts} prompts differ" if counts else f"equal over {lanes.prompts} prompts"
+    promise = "; batch invariance promised that none would" if lanes.is_broken_promise else ""
+    return f"{lanes.together} against {lanes.alone}: {told}{promise}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """Read the ledger: find an epoch, tell two apart, prove everything."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +16,7 @@ from repro_image.core.epoch import ClassGolden
 from repro_image.core.fingerprint import Subject, class_differences
 from repro_image.core.golden import LEVELS, Golden, levels
 from repro_image.core.ledger import StoredEpoch, check_contains, clock_warnings, find_text
+from repro_image.core.together import AskedTogether, asked_together
 from repro_image.errors import BrokenRecordError, LedgerDiskError, LedgerError, UnknownEpochError
 
 
@@ -137,6 +139,16 @@ def _apart(project: Project, stored: StoredEpoch, a: ClassGolden, b: ClassGolden
         return apart(a, goldens.read(a.golden), b, goldens.read(b.golden))
     except (LedgerError, LedgerDiskError) as error:
         return not_compared(a, b, f"not compared: {error.what} ({error.where})")
+
+
+def asked_together_in(project: Project, stored: StoredEpoch) -> dict[str, tuple[AskedTogether, ...]]:
+    """Return numeric class -> what asking together changed; nothing for a golden that cannot be read."""
+    goldens = goldens_of(project, stored.epoch.image_name)
+    found = {}
+    for entry in stored.goldens:
+        with suppress(LedgerError, LedgerDiskError):
+            found[entry.numeric_class] = asked_together(goldens.read(entry.golden))
+    return found
 
 
 def check_ledger(project: Project, image: str, *, contains: str | None = None) -> CheckedLedger:
