@@ -280,13 +280,18 @@ def table(found: dict[str, Any]) -> str:
     rows: list[tuple[str, str, str]] = []
     if "plain_s" in found:
         rows.append(("plain Dockerfile, cold", f"{seconds('plain_s'):.1f} s", ""))
-    against = {"cold_s": ("build, cold, no layer kept", 3.0), "kept_s": ("build, cold, layers kept", 3.0)}
-    against["alone_s"] = ("build --no-cache, BuildKit alone, cold", 1.0)
-    against["bump_s"] = ("build, one light package bumped", 15.0)
+    # The factor that is promised against the plain build; none where nothing is.
+    against: dict[str, tuple[str, float | None]] = {
+        "cold_s": ("build, cold, no layer kept", 3.0),
+        "kept_s": ("build, cold, layers kept", None),
+        "alone_s": ("build --no-cache, BuildKit alone, cold", None),
+        "bump_s": ("build, one light package bumped", 15.0),
+    }
     for name, (words, factor) in against.items():
         if name in found:
             times = f"{seconds('plain_s') / seconds(name):.1f} x" if "plain_s" in found else "?"
-            rows.append((words, f"{seconds(name):.1f} s, {times}", f"at least {factor:.0f} x"))
+            wanted = f"at least {factor:.0f} x" if factor else ""
+            rows.append((words, f"{seconds(name):.1f} s, {times}", wanted))
     for name, words, limit in (
         ("unchanged_s", "build, nothing changed", 0.7),
         ("version_s", "`--version`", 0.1),
@@ -342,9 +347,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path.home() / ".cache/repro-image")
     parser.add_argument("--only", action="append", choices=list(PIECES))
     options = parser.parse_args()
-    os.environ.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # an installed tool is compiled, a checkout's at first use
+    # An installed tool is compiled; that of a checkout is at its first use, unless this forbids it.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     source = Store(options.store)
     (source.root / "bench").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=source.root / "bench") as place:
