@@ -1,8 +1,10 @@
 """What every test shares."""
 
 import os
+import shutil
 import signal
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from repro_image.adapters.store import Store
 from tests.composite import Runner
 from tests.debian_packages import turkish
+from tests.somebody import Somebody
 
 # Seconds say more of what else the machine does than of this code; the examples themselves stay random.
 settings.register_profile(
@@ -44,6 +47,14 @@ def store() -> Store:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """Variables of another country: its locale, compiled for this, and its clock."""
     return turkish(tmp_path_factory.mktemp("locale"))
+
+
+@pytest.fixture
+def somebody() -> Iterator[Somebody]:
+    """Who is not root; pytest's own folders are root's alone, so their home lies beside them."""
+    folder = Path(tempfile.mkdtemp(prefix="somebody-", dir="/tmp"))
+    yield Somebody(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

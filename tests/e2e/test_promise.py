@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import Recorded
 from tests.scratch import IMAGE, Scratch, docker
+from tests.somebody import Somebody
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 
@@ -77,19 +78,32 @@ def test_build_brings_a_missing_image_back_without_a_new_epoch(epoch: Recorded) 
 
 
 def test_a_build_without_cache_elsewhere_gives_the_same_image(
-    epoch: Recorded, elsewhere: Mapping[str, str], tmp_path: Path
+    epoch: Recorded, elsewhere: Mapping[str, str], somebody: Somebody
 ) -> None:
-    """Another folder with a space in its name, umask 077, another time zone, locale and commit."""
-    scratch = Scratch(tmp_path / "another place", epoch.scratch.store)
+    """Another user, folder with a space in its name, umask 077, time zone, locale and commit; what was
+    downloaded is all there is: the root and every layer are made anew.
+    """
+    scratch = Scratch(somebody.folder / "another place", somebody.folder / "store")
     git = ["git", "-C", str(scratch.folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "another commit"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
+    scratch.store.mkdir()
+    subprocess.run(["cp", "-al", epoch.scratch.store / "sha256", scratch.store], check=True)
+    somebody.takes(somebody.folder)
     found = scratch.run(
-        "build", IMAGE, "--no-golden", "--no-cache", "--json", umask=0o077, environment=elsewhere
+        "build",
+        IMAGE,
+        "--no-golden",
+        "--no-cache",
+        "--json",
+        prefix=somebody.prefix(groups=(Path("/run/docker.sock").stat().st_gid,)),
+        umask=0o077,
+        environment={**elsewhere, **somebody.environment},
     )
     assert found.code == 0, found.err
     docker("image", "rm", "--force", found.json[0]["reference"])
     assert found.json[0]["config"] == epoch.config
+    assert {path.stat().st_uid for path in (scratch.store / "layers").iterdir()} == {Somebody.ID}
 
 
 def test_a_rebuild_without_cache_joins_the_epoch_as_a_proof(epoch: Recorded) -> None:

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from repro_image.adapters.debian import ResolvedDebs, deb_urls, make_root, resol
 from repro_image.core.lockfile import LockedDeb
 from repro_image.core.project import DebianBase, Settings
 from repro_image.errors import CommandFailedError, UnresolvableDebianError
+from tests.somebody import Somebody
 
 BASE = DebianBase(
     suite="bookworm", packages={"python3": "runs vLLM", "libgomp1": "OpenMP", "libnuma1": "thread placement"}
@@ -40,36 +40,18 @@ make_root(files, source_date_epoch=resolved.source_date_epoch, workspace=workspa
 """
 
 
-class Somebody:
-    """A user of this machine, who exists while a command runs. folder: their own, nobody else may look in."""
-
-    ID = 12345
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.workspace = folder, folder / "workspace"
-
-    def make_root(self, *, ids: str) -> "subprocess.CompletedProcess[str]":
-        """ids: text of /etc/subuid and /etc/subgid."""
-        files = {"subuid": ids, "subgid": ids}
-        for name, line in (("passwd", f"somebody:x:{self.ID}:{self.ID}::/:/bin/sh\n"), ("group", "")):
-            files[name] = Path("/etc", name).read_text() + line
-        for name, text in files.items():
-            (self.folder / name).write_text(text)
-            (self.folder / name).chmod(0o644)
-        mounts = "".join(f'mount --bind "$0/{name}" /etc/{name} || exit 1; ' for name in files)
-        # Python and this repository may lie where only root looks: nothing else comes of this capability.
-        user = ["setpriv", f"--reuid={self.ID}", f"--regid={self.ID}", "--clear-groups"]
-        user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-        command = [*user, sys.executable, "-c", AGAIN, f"{self.folder}/debs", str(self.workspace)]
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', str(self.folder), *command],
-            env={**os.environ, "USER": "somebody", "LOGNAME": "somebody", "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            umask=0o077,
-            timeout=300,
-        )
+def make_root_as(somebody: Somebody, *, ids: str) -> "subprocess.CompletedProcess[str]":
+    """ids: text of /etc/subuid and /etc/subgid."""
+    folder = somebody.folder
+    return subprocess.run(
+        [*somebody.prefix(ids=ids), sys.executable, "-c", AGAIN, f"{folder}/debs", f"{folder}/workspace"],
+        env={**os.environ, **somebody.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o077,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,28 +169,27 @@ def test_another_machine_makes_the_same_bytes(
 
 
 @pytest.fixture
-def somebody(debs: Mapping[LockedDeb, Path]) -> Iterator[Somebody]:
-    folder = Path(tempfile.mkdtemp(prefix="somebody-", dir="/tmp"))
-    shutil.copytree(next(iter(debs.values())).parent, folder / "debs")
-    (folder / "workspace").mkdir(mode=0o700)
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, Somebody.ID, Somebody.ID)
-    yield Somebody(folder)
-    shutil.rmtree(folder)
+def downloader(somebody: Somebody, debs: Mapping[LockedDeb, Path]) -> Somebody:
+    """Who has the packages, and an empty workspace."""
+    shutil.copytree(next(iter(debs.values())).parent, somebody.folder / "debs")
+    (somebody.folder / "workspace").mkdir(mode=0o700)
+    somebody.takes(somebody.folder)
+    return somebody
 
 
-def test_who_is_not_root_makes_the_same_bytes_and_leaves_nothing(root: Path, somebody: Somebody) -> None:
-    done = somebody.make_root(ids="somebody:200000:65536\n")
+def test_who_is_not_root_makes_the_same_bytes_and_leaves_nothing(root: Path, downloader: Somebody) -> None:
+    done = make_root_as(downloader, ids=Somebody.IDS)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in somebody.workspace.iterdir()] == ["root.tar"]
-    assert sha256(somebody.workspace / "root.tar") == sha256(root)
+    workspace = downloader.folder / "workspace"
+    assert [path.name for path in workspace.iterdir()] == ["root.tar"]
+    assert sha256(workspace / "root.tar") == sha256(root)
 
 
-def test_who_may_not_make_a_user_namespace_is_told_what_is_missing(somebody: Somebody) -> None:
-    done = somebody.make_root(ids="")
+def test_who_may_not_make_a_user_namespace_is_told_what_is_missing(downloader: Somebody) -> None:
+    done = make_root_as(downloader, ids="")
     assert "NoUserNamespaceError: somebody is not root and cannot make a user namespace" in done.stderr
     assert "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 somebody" in done.stderr
-    assert list(somebody.workspace.iterdir()) == []
+    assert list((downloader.folder / "workspace").iterdir()) == []
 
 
 def test_the_dpkg_database_lists_exactly_the_locked_packages(tree: Path, resolved: ResolvedDebs) -> None:
