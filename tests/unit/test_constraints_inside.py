@@ -121,8 +121,11 @@ def test_other_gpus_inside_than_the_chosen_ones_are_an_error(gpus: tuple[Gpu, ..
     assert (finding.level, finding.found, finding.needed) == (Level.ERROR, told, "1 of the machine's")
 
 
+ANY_MACHINE = Demands(is_foreign=True, platform="linux/amd64")
+
+
 def environment(**variables: str) -> dict[str, Finding]:
-    return by_rule(foreign_findings(Demands(is_foreign=True), variables, gpu_host(), TABLES))
+    return by_rule(foreign_findings(ANY_MACHINE, variables, gpu_host(), TABLES))
 
 
 def test_an_image_without_loader_variables_is_met() -> None:
@@ -178,3 +181,11 @@ def test_a_foreign_image_is_held_to_the_machine_and_strictly_on_demand() -> None
     rules = by_rule(foreign_findings(demands, {}, gpu_host(H100, toolkit=None), TABLES, strict=True))
     assert rules["container toolkit"].level is Level.ERROR
     assert rules["driver floor"].level is Level.OK
+
+
+def test_an_image_that_does_not_say_what_it_demands_is_unknown_and_not_fine() -> None:
+    (finding,) = [f for f in foreign_findings(Demands(is_foreign=True), {}, gpu_host(), TABLES) if f.fix]
+    assert (finding.rule, finding.level) == ("labels", Level.WARNING)
+    strict = foreign_findings(Demands(is_foreign=True), {}, gpu_host(), TABLES, strict=True)
+    assert [f.rule for f in strict if f.level is Level.ERROR] == ["labels"]
+    assert "labels" not in {f.rule for f in foreign_findings(ANY_MACHINE, {}, gpu_host(), TABLES)}

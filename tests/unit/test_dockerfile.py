@@ -133,6 +133,27 @@ def test_a_line_that_would_choose_another_frontend_is_refused(line: str) -> None
     refused({"Dockerfile.j2": "{{ line }}\nFROM base\n"}, line=line)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        'ENV HF_TOKEN="hf_x"',
+        "ARG GITHUB_TOKEN",
+        "  arg a=1 DEPLOY_KEY=x",
+        "ENV MY_PASSWORD x",
+        "ENV A=1 \\\n    API_SECRET=2",
+    ],
+)
+def test_what_is_named_like_a_credential_is_refused_for_the_image_tells_it_all(step: str) -> None:
+    error = refused({"Dockerfile.j2": f"FROM base\n{step}\n"})
+    assert error.what.startswith("line 2 of the rendered file names ")
+
+
+def test_other_arguments_and_variables_are_kept() -> None:
+    variables = 'ENV TOKENIZERS_PARALLELISM=0 KEYS=1 A="X_TOKEN"'
+    text = f"FROM base\nARG SOURCE_DATE_EPOCH\n{variables}\nRUN echo A_TOKEN=1\n"
+    assert render(text) == text
+
+
 def test_other_comments_are_kept() -> None:
     text = "# the syntax of this file\n# a = b\nFROM base\n"
     assert render(text) == text

@@ -22,7 +22,7 @@ class FakeVersions:
     engine: str = "26.1.5+dfsg1"
     containerd_store: bool = True
     buildx: str | None = "v0.13.1"
-    data_root: str = "/"
+    folder: str | None = "/"
     cdi_folders: tuple[str, ...] = ()
     nvidia_runtime: bool = False
 
@@ -101,7 +101,7 @@ def test_a_small_disk_is_a_warning_also_where_the_store_is_not_made_yet(
 
 
 def test_the_disk_of_an_engine_elsewhere_is_unknown(tmp_path: Path) -> None:
-    row = rows(FakeEngine(FakeVersions(data_root=str(tmp_path / "none"))), tmp_path)["disk of the engine"]
+    row = rows(FakeEngine(FakeVersions(folder=None)), tmp_path)["disk of the engine"]
     assert (row.state, row.found) == (State.OK, "unknown: on another machine")
 
 

@@ -167,7 +167,7 @@ def test_a_corrupt_package_in_the_store_is_refused_before_the_root_is_made(suppl
 
 
 def test_a_verify_brings_the_model_alone(supply: Supply, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "open_package_index", lambda settings, root: supply.index)
+    monkeypatch.setattr(fetch, "open_package_index", lambda settings: supply.index)
     project = Project(supply.folder / "project")
     locks = project.locks(IMAGE)
 
@@ -190,7 +190,7 @@ def test_the_progress_bar_tells_share_amount_and_rate() -> None:
 
 
 def test_the_command_says_what_it_brought(supply: Supply, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "open_package_index", lambda settings, root: supply.index)
+    monkeypatch.setattr(fetch, "open_package_index", lambda settings: supply.index)
     command = ["--project", str(supply.folder / "project"), "--store", str(supply.store.root), "fetch", IMAGE]
     first = CliRunner().invoke(group, command)
     assert (first.exit_code, first.stdout) == (0, "small  fetched 6 files, 0.0 MB; made root and model\n")

@@ -214,3 +214,29 @@ def test_the_revision_is_noted_with_its_state_and_nothing_without_git(tmp_path: 
 def test_the_shipped_runner_and_prompts_are_there() -> None:
     assert b"supervise" in runner_bytes()
     assert len(natural_prompts().texts) > 10
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert write_text(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    assert write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+
+
+def test_certificates_are_looked_for_beside_the_project_or_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for ca, found in {"c.pem": f"{tmp_path}/c.pem", "~/c.pem": "/home/me/c.pem", "/c.pem": "/c.pem"}.items():
+        (tmp_path / "pyproject.toml").write_text(f'[tool.repro-image]\nca = "{ca}"\n')
+        assert Project(tmp_path).settings.ca == found

@@ -1,6 +1,7 @@
 """What the runner does without vLLM; tests/e2e runs it in the image."""
 
 import base64
+import contextlib
 import json
 import math
 import struct
@@ -182,3 +183,43 @@ def test_what_the_runner_writes_has_the_fields_that_the_host_reads() -> None:
     """The runner cannot import the host's types, so its key names are compared with them here."""
     source = Path(golden_runner.__file__).read_text()
     assert all(f'"{field}"' in source for field in RunnerOutput.__struct_fields__)
+
+
+class Parameter:
+    """As much of a tensor as is looked at; times: what it was multiplied by."""
+
+    def __init__(self, ndim: int, *, bytes_each: int = 2, is_float: bool = True) -> None:
+        self.ndim, self.bytes_each, self.is_float, self.times = ndim, bytes_each, is_float, 1.0
+
+    def is_floating_point(self) -> bool:
+        return self.is_float
+
+    def element_size(self) -> int:
+        return self.bytes_each
+
+    def numel(self) -> int:
+        return 1
+
+    def mul_(self, factor: float) -> None:
+        self.times *= factor
+
+
+@pytest.mark.parametrize(
+    ("parameters", "scaled"),
+    [
+        ({"embed.weight": 2, "a.weight": 2, "b.weight": 2, "c.weight": 2, "lm_head.weight": 2}, "b.weight"),
+        ({"a.weight": (2, 1), "a.scale": 2, "b.weight": (2, 1), "norm": 1}, "a.scale"),
+        ({"a.weight": (2, 1), "norm": 1}, "norm"),
+    ],
+)
+def test_the_control_scales_numbers_that_are_fine_enough_to_move(
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any], scaled: str
+) -> None:
+    made = {
+        name: Parameter(form) if isinstance(form, int) else Parameter(form[0], bytes_each=form[1])
+        for name, form in parameters.items()
+    }
+    torch = SimpleNamespace(no_grad=contextlib.nullcontext)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    golden_runner._scale_weight(SimpleNamespace(named_parameters=made.items))
+    assert [name for name, parameter in made.items() if parameter.times != 1] == [scaled]

@@ -54,8 +54,12 @@ def test_the_labels_of_the_shipped_image_say_what_it_demands() -> None:
     }
 
 
-def test_an_image_without_gpus_has_no_such_labels() -> None:
-    assert demand_labels(demands_of(shipped_image(), None, TABLES)) == {}
+def test_an_image_without_gpus_demands_only_a_machine() -> None:
+    demands = demands_of(shipped_image(), None, TABLES)
+    found = demand_labels(demands)
+    assert found[f"{LABEL_PREFIX}.platform"] == "linux/amd64"
+    assert not [key for key in found if "gpu" in key]
+    assert parse_demands(found, reference=REFERENCE) == replace(demands, is_foreign=True)
 
 
 def test_what_the_labels_say_is_what_the_locks_said() -> None:
@@ -82,12 +86,12 @@ GPUS = st.builds(
 )
 DEMANDS = st.builds(
     Demands,
-    platform=st.none() | st.just("linux/arm64"),
+    platform=st.sampled_from(["linux/amd64", "linux/arm64"]),
     cpu_flags=st.lists(st.sampled_from(["avx2", "fma"]), max_size=2).map(tuple),
     memory_gib=st.none() | NUMBERS,
     golden_memory_gib=st.none() | NUMBERS,
     threads=st.none() | NUMBERS,
-    gpu=GPUS,
+    gpu=st.none() | GPUS,
     is_foreign=st.just(True),
 )
 

@@ -1,6 +1,7 @@
 """adapters/layer_maker.py: what the container tells, and what becomes of it."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ def test_a_command_that_fails_is_told_with_its_last_lines(tmp_path: Path) -> Non
     with pytest.raises(BuildFailedError) as caught:
         make(engine, tmp_path, lambda *_: None)
     assert caught.value.lines == ("one: exit code 2", "error: hash mismatch")
+
+
+def test_a_disk_slower_than_the_commands_does_not_hold_up_their_lines(tmp_path: Path) -> None:
+    lines, go = [f"layer {name} {DIGEST} 5" for name in ("one", "two")], threading.Event()
+
+    class Engine(FakeEngine):
+        def run_tool(self, image: str, command: list[str], **how: Any) -> ToolResult:
+            ended = super().run_tool(image, command, **how)
+            go.set()  # the container is gone, and no layer is on the disk
+            return ended
+
+    told = []
+    make(Engine(*lines), tmp_path, lambda *layer: told.append((go.wait(10), layer[0])))
+    assert told == [(True, "one"), (True, "two")]
+
+
+def test_a_layer_that_was_never_told_is_missed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BuildFailedError) as caught:
+        make(FakeEngine(f"layer one {DIGEST} 5"), tmp_path, lambda *_: None)
+    assert "after 1 of 2 layers" in caught.value.what
 
 
 def test_a_full_disk_is_told_by_its_own_error(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from tests.unit.test_dockerfile import shipped_text, small_locks
 from tests.unit.test_layers import make_wheel
 
 NAMES = [group.name for group in layer_groups(small_locks().requirements.wheels)]
+MOMENT = small_locks().base.source_date_epoch
 INSTALL = "/tools/uv pip install"
 
 
 def stages_of(text: str) -> tuple[LayerStage, ...] | None:
-    return layer_stages(text, NAMES)
+    return layer_stages(text, NAMES, source_date_epoch=MOMENT)
 
 
 def test_the_shipped_dockerfile_says_which_commands_make_which_layer() -> None:
@@ -25,9 +26,9 @@ def test_the_shipped_dockerfile_says_which_commands_make_which_layer() -> None:
     first = stages[0]
     assert first.script.startswith("set -eu;")
     assert "\\\n" not in first.script
-    assert "--target /out/wheel-torch/opt/env" in first.script
+    assert "--target /out/wheel-torch/$SOURCE_DATE_EPOCH/opt/env" in first.script
     assert first.script.endswith('-exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +')
-    assert first.step == "COPY /out/wheel-torch/ / # buildkit"
+    assert first.step == f"COPY /out/wheel-torch/{MOMENT}/ / # buildkit"
 
 
 def test_a_command_that_a_project_changes_is_the_command_that_is_run() -> None:
@@ -56,9 +57,13 @@ def test_a_dockerfile_of_another_shape_is_left_to_buildkit(old: str, new: str) -
 
 
 def test_a_dockerfile_of_other_groups_is_left_to_buildkit() -> None:
-    assert layer_stages(shipped_text(), NAMES[:-1]) is None
-    assert layer_stages(shipped_text(), [*NAMES[1:], NAMES[0]]) is None
-    assert layer_stages("", NAMES) is None
+    assert layer_stages(shipped_text(), NAMES[:-1], source_date_epoch=MOMENT) is None
+    assert layer_stages(shipped_text(), [*NAMES[1:], NAMES[0]], source_date_epoch=MOMENT) is None
+    assert layer_stages("", NAMES, source_date_epoch=MOMENT) is None
+
+
+def test_a_dockerfile_of_another_moment_is_left_to_buildkit() -> None:
+    assert layer_stages(shipped_text(), NAMES, source_date_epoch=MOMENT + 1) is None
 
 
 def test_the_root_is_the_base_alone_or_is_not() -> None:

@@ -174,7 +174,7 @@ def test_a_seed_of_64_bits_is_written_as_text_and_comes_back_as_a_number() -> No
 def test_no_byte_of_a_record_can_be_changed_unseen(full: dict[str, bytes]) -> None:
     for path, data in full.items():
         for at in range(0, len(data), 97):
-            for bad in (data[at] ^ 0x01, data[at] ^ 0x20):
+            for bad in (data[at] ^ 0x01, data[at] ^ 0x08, data[at] ^ 0x10, data[at] ^ 0x20):
                 changed = {**full, path: data[:at] + bytes([bad]) + data[at + 1 :]}
                 with pytest.raises((LedgerError, NewerRecordError)):
                     parse(changed)
@@ -541,3 +541,11 @@ def test_records_are_read_in_the_same_form_whatever_their_type(full: dict[str, b
 )
 def test_each_error_says_what_where_and_how_to_fix_it(error: ReproImageError, message: str) -> None:
     assert str(error) == message
+
+
+@pytest.mark.parametrize("bad", ["\\u12", "\\O"])
+def test_a_key_that_is_no_json_is_told_with_its_place(bad: str) -> None:
+    with pytest.raises(StrictJsonError) as caught:
+        parse_strict(f'{{\n "{bad}RCH": 1\n}}\n'.encode())
+    assert caught.value.what.startswith("not JSON: ")
+    assert caught.value.line == 2

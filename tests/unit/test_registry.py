@@ -52,6 +52,9 @@ def document(body: bytes, media_type: str, **headers: str) -> Answer:
     return answer
 
 
+PIP = PipSettings(timeout_s=0.5)
+
+
 class Registry:
     """One image of two platforms at ``server``; tests change it before they ask for it."""
 
@@ -86,12 +89,14 @@ class Registry:
     def put(self, path: str, body: bytes, media_type: str) -> None:
         self.server.answers[f"/v2/team/base/{path}"] = [document(body, media_type)]
 
-    def resolve(self, *, digest: str | None = None, mirrors: tuple[str, ...] = ()) -> ResolvedImage:
+    def resolve(
+        self, *, digest: str | None = None, mirrors: tuple[str, ...] = (), pip: PipSettings = PIP
+    ) -> ResolvedImage:
         return resolve_image(
             "registry.test/team/base:13.0",
             platform="linux/amd64",
             addresses=(*mirrors, self.server.base),
-            web=Web(PipSettings(timeout_s=0.5), limits=LIMITS),
+            web=Web(pip, limits=LIMITS),
             digest=digest,
         )
 
@@ -329,3 +334,14 @@ def test_a_short_name_of_docker_hub_is_looked_up_in_its_library(registry: Regist
         web=Web(PipSettings(timeout_s=0.5), limits=LIMITS),
     )
     assert found.manifest == sha256_digest(registry.manifest)
+
+
+def test_pips_login_at_the_same_host_is_not_the_registrys(registry: Registry, tmp_path: Path) -> None:
+    log_in(tmp_path)
+    server, path = registry.server, "/v2/team/base/manifests/13.0"
+    address = server.url("/pypi/simple").replace("http://", "http://pip:other@")
+    server.answers[path] = [bearer(server), *server.answers[path]]
+    server.answers[TOKEN_PATH] = [document(text({"access_token": "t1"}), "application/json")]
+    registry.resolve(pip=PipSettings(index_url=address, timeout_s=0.5))
+    basic = "Basic " + base64.b64encode(b"me:secret").decode()
+    assert server.headers("Authorization") == [None, basic, "Bearer t1", "Bearer t1", "Bearer t1"]

@@ -1,4 +1,5 @@
 import json
+from decimal import Decimal
 from importlib.resources import files
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from repro_image.reports.escape import quoted, visible
 from repro_image.reports.json_report import VerifyDocument, json_report, json_schema
 from repro_image.reports.junit import junit_report
 from repro_image.reports.markdown import markdown_report
+from repro_image.reports.phrases import seen_percent
 from repro_image.reports.text import text_report
 from tests.unit.made_goldens import change, make_golden, other_bits, other_token
 from tests.unit.test_across import close_calls, judged, moved
@@ -301,3 +303,9 @@ def test_nothing_that_a_model_writes_closes_the_block_of_markdown(text: str) -> 
     fence = next(line.removesuffix("text") for line in told.splitlines() if line.startswith("```"))
     inside = told.split(f"{fence}text\n")[1].rsplit(f"\n{fence}\n", 1)[0]
     assert fence not in inside
+
+
+@given(st.floats(min_value=1e-9, max_value=1, exclude_max=True))
+def test_a_change_that_is_said_to_be_seen_is_never_smaller_than_the_one_that_is(change: float) -> None:
+    told = Decimal(seen_percent(change).removesuffix(" %")) / 100
+    assert Decimal(change) <= told <= Decimal(change) * Decimal("1.011")

@@ -36,7 +36,7 @@ from repro_image.reports.serving import (
     serving_text,
 )
 from repro_image.runner import serve_client
-from tests.unit.made_goldens import change, make_golden, other_bits, other_token
+from tests.unit.made_goldens import change, make_golden, other_bits, other_token, with_batch
 
 # (gap in ms, prompt length, first ids, output length, seed) of the first requests of stream 0 under root 42.
 PINNED = [
@@ -97,6 +97,15 @@ def test_only_lanes_that_are_asked_one_by_one_are_served() -> None:
     part = served_part(replace(whole, request=replace(whole.request, lanes=lanes)))
     assert [lane.name for lane in part.request.lanes] == ["greedy", "sampled"]
     assert [c.id for c in part.completions] == [p.id for lane in part.request.lanes for p in lane.prompts]
+
+
+def test_a_batch_invariant_lane_is_asked_of_such_a_server_only() -> None:
+    batch = with_batch(make_golden(), batch_invariant=True)
+    *others, lane = batch.request.lanes
+    whole = replace(batch, request=replace(batch.request, lanes=(*others, replace(lane, together=False))))
+    for batch_invariant in (False, True):
+        names = {lane.name for lane in served_part(whole, batch_invariant=batch_invariant).request.lanes}
+        assert ("batch" in names) is batch_invariant
 
 
 def test_a_prompt_without_text_has_nothing_to_compare_at_the_first_level() -> None:

@@ -3,8 +3,12 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import stat
+import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,3 +223,36 @@ def test_a_held_lock_is_the_kernels_so_no_stale_file_blocks_the_next(store: Stor
     shutil.rmtree(store.root / "tmp")
     with store.workspace() as folder:
         assert folder.is_dir()
+
+
+def test_a_default_acl_above_the_store_gives_its_workspaces_no_modes(tmp_path: Path) -> None:
+    entries = [(0x01, 7), (0x04, 7), (0x10, 7), (0x20, 7)]  # user, group, mask, others: everything
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFFFFFF) for tag, bits in entries)
+    (tmp_path / "store/tmp").mkdir(parents=True)
+    os.setxattr(tmp_path / "store/tmp", "system.posix_acl_default", acl)
+    with Store(tmp_path / "store").workspace() as folder:
+        (folder / "file").touch()
+        assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o666 & ~current_umask()
+
+
+def current_umask() -> int:
+    os.umask(found := os.umask(0))
+    return found
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    order: list[str] = []
+
+    def second() -> None:
+        with Store(tmp_path).locked("a"):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with store.locked("a"):
+        other.start()
+        with store.locked("b"):
+            order.append("first")
+        time.sleep(0.2)
+    other.join(10)
+    assert order == ["first", "second"]

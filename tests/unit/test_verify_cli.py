@@ -30,3 +30,11 @@ def test_a_class_is_recorded_or_judged_not_both(tmp_path: Path) -> None:
     found = CliRunner().invoke(group, arguments, standalone_mode=False)
     assert isinstance(found.exception, UsageError)
     assert found.exception.what.startswith("--record does not go with --across")
+
+
+@pytest.mark.parametrize("other", [("--repeat", "2"), ("--fail-fast",)])
+def test_a_class_is_recorded_from_whole_runs(tmp_path: Path, other: tuple[str, ...]) -> None:
+    arguments = ["--project", str(tmp_path), "verify", "e0001-1a2b3c4d", "--record", *other]
+    found = CliRunner().invoke(group, arguments, standalone_mode=False)
+    assert isinstance(found.exception, UsageError)
+    assert found.exception.what.startswith("--record does not go with --repeat or --fail-fast")

@@ -58,6 +58,11 @@ def test_each_kind_of_key_is_understood() -> None:
         ("env.lower=x", "unknown key"),
         ("env.=x", "unknown key"),
         ("-o=x", "unknown key"),
+        ("max_model_len=4k", "max_model_len must be a whole number of at least 1"),
+        ("max_model_len=0", "max_model_len must be a whole number of at least 1"),
+        ("max_num_seqs=x", "max_num_seqs must be a whole number of at least 1"),
+        ("tensor_parallel_size=two", "tensor_parallel_size must be a whole number of at least 1"),
+        ("tensor_parallel_size=true", "tensor_parallel_size must be a whole number of at least 1"),
         ("=x", "unknown key"),
     ],
 )
@@ -66,6 +71,13 @@ def test_what_is_not_understood_is_refused_with_exit_code_2(setting: str, reason
         parse_what_if([setting])
     assert (caught.value.exit_code, caught.value.setting) == (2, setting)
     assert caught.value.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "HOME"])
+def test_a_variable_that_the_run_sets_itself_is_refused_because_it_would_not_count(name: str) -> None:
+    with pytest.raises(WhatIfError) as caught:
+        parse_what_if([f"env.{name}=1"])
+    assert caught.value.setting == f"env.{name}"
 
 
 def test_a_sampling_seed_changes_the_seeds_of_sampled_prompts_only() -> None:

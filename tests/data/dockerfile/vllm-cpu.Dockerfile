@@ -13,11 +13,11 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=wheel-torch,target=/wheels/wheel-torch \
     --mount=type=bind,from=locks,source=wheel-torch.txt,target=/locks/wheel-torch.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/wheel-torch/opt/env --no-index --find-links /wheels/wheel-torch --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/wheel-torch/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/wheel-torch --no-deps \
       --require-hashes --no-config --cache-dir /out/wheel-torch.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/wheel-torch.txt; \
-    rm -rf /out/wheel-torch.cache /out/wheel-torch/opt/env/.lock; \
+    rm -rf /out/wheel-torch.cache /out/wheel-torch/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/wheel-torch -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS bucket-03
@@ -27,11 +27,11 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-03,target=/wheels/bucket-03 \
     --mount=type=bind,from=locks,source=bucket-03.txt,target=/locks/bucket-03.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-03/opt/env --no-index --find-links /wheels/bucket-03 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-03/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-03 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-03.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-03.txt; \
-    rm -rf /out/bucket-03.cache /out/bucket-03/opt/env/.lock; \
+    rm -rf /out/bucket-03.cache /out/bucket-03/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-03 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS bucket-04
@@ -41,11 +41,11 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-04,target=/wheels/bucket-04 \
     --mount=type=bind,from=locks,source=bucket-04.txt,target=/locks/bucket-04.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-04/opt/env --no-index --find-links /wheels/bucket-04 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-04/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-04 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-04.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-04.txt; \
-    rm -rf /out/bucket-04.cache /out/bucket-04/opt/env/.lock; \
+    rm -rf /out/bucket-04.cache /out/bucket-04/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-04 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS bucket-12
@@ -55,31 +55,32 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-12,target=/wheels/bucket-12 \
     --mount=type=bind,from=locks,source=bucket-12.txt,target=/locks/bucket-12.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-12/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-12/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-12.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-12.txt; \
-    rm -rf /out/bucket-12.cache /out/bucket-12/opt/env/.lock; \
+    rm -rf /out/bucket-12.cache /out/bucket-12/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-12 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS user
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     set -eu; \
-    mkdir -p /out/etc; \
-    for file in passwd group; do cp "/etc/$file" /out/etc/; done; \
-    echo 'vllm:x:1000:1000::/tmp:/usr/sbin/nologin' >>/out/etc/passwd; \
-    echo 'vllm:x:1000:' >>/out/etc/group; \
+    etc="/out/$SOURCE_DATE_EPOCH/etc"; \
+    mkdir -p "$etc"; \
+    cp /etc/passwd /etc/group "$etc"; \
+    echo 'vllm:x:1000:1000::/tmp:/usr/sbin/nologin' >>"$etc/passwd"; \
+    echo 'vllm:x:1000:' >>"$etc/group"; \
     find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS packages
-COPY --link --from=wheel-torch /out/wheel-torch/ /
-COPY --link --from=bucket-03 /out/bucket-03/ /
-COPY --link --from=bucket-04 /out/bucket-04/ /
-COPY --link --from=bucket-12 /out/bucket-12/ /
+COPY --link --from=wheel-torch /out/wheel-torch/1/ /
+COPY --link --from=bucket-03 /out/bucket-03/1/ /
+COPY --link --from=bucket-04 /out/bucket-04/1/ /
+COPY --link --from=bucket-12 /out/bucket-12/1/ /
 
 FROM packages
-COPY --link --from=user /out/ /
+COPY --link --from=user /out/1/ /
 ENV PATH="/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     PYTHONPATH="/opt/env" \
     HOME="/tmp" \
@@ -92,10 +93,15 @@ ENV PATH="/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     VLLM_CPU_ATTN_SPLIT_KV="0" \
     VLLM_ENABLE_V1_MULTIPROCESSING="0" \
     VLLM_NO_USAGE_STATS="1"
+LABEL io.github.repro-image.cpu-flags="avx2 fma"
+LABEL io.github.repro-image.golden-memory-gib="12"
+LABEL io.github.repro-image.memory-gib="8"
 LABEL io.github.repro-image.model="sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
+LABEL io.github.repro-image.platform="linux/amd64"
 LABEL io.github.repro-image.python="3.11"
 LABEL io.github.repro-image.requirements="sha256:2fb06179025bea4d44f40ee6f0d34be43f7b3c51a0de995069551c3991560063"
 LABEL io.github.repro-image.root="sha256:0000000000000000000000000000000000000000000000000000000000000000"
+LABEL io.github.repro-image.threads="2"
 LABEL org.opencontainers.image.description="vLLM on the CPU: needs no GPU and no model hub"
 LABEL org.opencontainers.image.title="vllm-cpu"
 USER 1000:1000

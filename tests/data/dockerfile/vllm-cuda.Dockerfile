@@ -13,11 +13,11 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-05,target=/wheels/bucket-05 \
     --mount=type=bind,from=locks,source=bucket-05.txt,target=/locks/bucket-05.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-05/opt/env --no-index --find-links /wheels/bucket-05 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-05/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-05 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-05.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-05.txt; \
-    rm -rf /out/bucket-05.cache /out/bucket-05/opt/env/.lock; \
+    rm -rf /out/bucket-05.cache /out/bucket-05/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-05 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS bucket-07
@@ -27,11 +27,11 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-07,target=/wheels/bucket-07 \
     --mount=type=bind,from=locks,source=bucket-07.txt,target=/locks/bucket-07.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-07/opt/env --no-index --find-links /wheels/bucket-07 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-07/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-07 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-07.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-07.txt; \
-    rm -rf /out/bucket-07.cache /out/bucket-07/opt/env/.lock; \
+    rm -rf /out/bucket-07.cache /out/bucket-07/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-07 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS bucket-12
@@ -41,30 +41,31 @@ RUN --network=none \
     --mount=type=bind,from=wheels,source=bucket-12,target=/wheels/bucket-12 \
     --mount=type=bind,from=locks,source=bucket-12.txt,target=/locks/bucket-12.txt \
     set -eu; \
-    UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
-      --target /out/bucket-12/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
+    PYTHONHASHSEED=0 UV_NO_INSTALLER_METADATA=1 /tools/uv pip install --quiet --python /usr/bin/python3 \
+      --target /out/bucket-12/$SOURCE_DATE_EPOCH/opt/env --no-index --find-links /wheels/bucket-12 --no-deps \
       --require-hashes --no-config --cache-dir /out/bucket-12.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-12.txt; \
-    rm -rf /out/bucket-12.cache /out/bucket-12/opt/env/.lock; \
+    rm -rf /out/bucket-12.cache /out/bucket-12/$SOURCE_DATE_EPOCH/opt/env/.lock; \
     find /out/bucket-12 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS user
 ARG SOURCE_DATE_EPOCH
 RUN --network=none \
     set -eu; \
-    mkdir -p /out/etc; \
-    for file in passwd group; do cp "/etc/$file" /out/etc/; done; \
-    echo 'vllm:x:1000:1000::/tmp:/usr/sbin/nologin' >>/out/etc/passwd; \
-    echo 'vllm:x:1000:' >>/out/etc/group; \
+    etc="/out/$SOURCE_DATE_EPOCH/etc"; \
+    mkdir -p "$etc"; \
+    cp /etc/passwd /etc/group "$etc"; \
+    echo 'vllm:x:1000:1000::/tmp:/usr/sbin/nologin' >>"$etc/passwd"; \
+    echo 'vllm:x:1000:' >>"$etc/group"; \
     find /out -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM root AS packages
-COPY --link --from=bucket-05 /out/bucket-05/ /
-COPY --link --from=bucket-07 /out/bucket-07/ /
-COPY --link --from=bucket-12 /out/bucket-12/ /
+COPY --link --from=bucket-05 /out/bucket-05/1/ /
+COPY --link --from=bucket-07 /out/bucket-07/1/ /
+COPY --link --from=bucket-12 /out/bucket-12/1/ /
 
 FROM packages
-COPY --link --from=user /out/ /
+COPY --link --from=user /out/1/ /
 ENV PATH="/opt/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
     PYTHONPATH="/opt/env" \
     HOME="/tmp" \

@@ -73,6 +73,8 @@ def build_image(
         arguments = ["docker", "buildx", "build", "--progress", "rawjson", "--metadata-file", str(metadata)]
         arguments += ["--output", output, "--provenance=false", "--sbom=false", "--network", "none"]
         arguments += ["--build-arg", f"SOURCE_DATE_EPOCH={source_date_epoch}", "--platform", "linux/amd64"]
+        # Not the builder in use: one in a container sees no image of the engine and gives it none.
+        arguments += ["--builder", "default"]
         arguments += [] if use_cache else ["--no-cache"]
         arguments += ["--target", target] if target else []
         for context, place in sorted(contexts.items()):

@@ -27,11 +27,13 @@ from packaging.version import InvalidVersion, Version
 from repro_image.adapters.cdi import KIND, device_names
 from repro_image.adapters.image_import import load_image
 from repro_image.adapters.shipped import RUNNER_FOLDER
+from repro_image.adapters.store import hash_file
 from repro_image.core.reference import sha256_digest
 from repro_image.core.reporter import Reporter
 from repro_image.core.root_image import root_image
 from repro_image.errors import (
     ContainerTimeoutError,
+    CorruptFileError,
     EngineCallError,
     EngineMissingError,
     EngineTooOldError,
@@ -73,6 +75,12 @@ class EngineVersions:
     nvidia_runtime: bool
     kernel: str
     architecture: str
+
+    @property
+    def folder(self) -> str | None:
+        """A folder of that name may be here too where the engine is not: its socket tells."""
+        is_here = os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+        return self.data_root if is_here and Path(self.data_root).is_dir() else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,11 +299,14 @@ class Engine:
 
         digest:    sha256 of the tar; the engine's layer must have it, so a moved name is never taken.
         created_s: the moment that the image names as its own.
+        Raises: CorruptFileError; EngineCallError.
         """
         name = f"{ROOT_REPOSITORY}:{digest.removeprefix('sha256:')[:16]}"
         root = root_image(digest, size_bytes=tar.stat().st_size, created_s=created_s)
         found = self.image(name)
         if found is None or found.id != root.descriptor.digest:
+            if (rotten := hash_file(tar)) != digest:  # the engine would say so in words of its own
+                raise CorruptFileError(str(tar), expected=digest, found=rotten)
             with tempfile.TemporaryDirectory(prefix="repro-image-") as folder:
                 blobs = {digest: tar}
                 for document in (root.config, root.manifest):

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from repro_image.core.lockfile import (
     BaseLock,
     DebianLock,
@@ -41,10 +43,15 @@ def find_project(start: Path) -> Path:
 def write_text(path: Path, text: str) -> bool:
     """Write ``text`` to ``path`` in one step, readable by all; return whether the file changed.
 
+    A device or a pipe, such as /dev/stdout, is written to, and a link stays one.
     Raises: FolderError.
     """
     data = text.encode()
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return True
+        path = path.resolve()
         if path.is_file() and path.read_bytes() == data:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +81,11 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         text = self._read(self.root / "pyproject.toml")
-        self.settings: Settings = parse_settings(text, path="pyproject.toml") or Settings()
+        settings = parse_settings(text, path="pyproject.toml") or Settings()
+        if settings.ca is not None:  # apt and pip run elsewhere, and know nothing of ~
+            ca = str(self.root / os.path.expanduser(settings.ca))  # noqa: PTH111 - Path's raises without a home
+            settings = msgspec.structs.replace(settings, ca=ca)
+        self.settings = settings
 
     def images(self) -> tuple[str, ...]:
         """Return the names of the images, sorted: the folders below images/ that hold an image.toml.

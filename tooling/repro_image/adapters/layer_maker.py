@@ -2,8 +2,8 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from repro_image.adapters.engine import Engine, Mount
@@ -11,7 +11,7 @@ from repro_image.adapters.kept_layers import LayerBlob
 from repro_image.adapters.shipped import RUNNER_FOLDER
 from repro_image.core.layer_stages import LayerStage
 from repro_image.core.reference import is_digest
-from repro_image.errors import BuildFailedError, ContainerTimeoutError
+from repro_image.errors import BuildFailedError
 
 _TIMEOUT_S = 3600
 _WRITER = "layer_writer.py"
@@ -47,39 +47,36 @@ def make_layers(
         Mount(source=RUNNER_FOLDER / _WRITER, target=f"/repro/{_WRITER}"),
     ]
 
-    failures: list[BaseException] = []
-    done = threading.Semaphore(0)
+    # A disk may be slower than the commands: whoever reads their lines must not wait for it.
+    whole: list[Future[None]] = []
+    receiver = ThreadPoolExecutor(max_workers=1)
 
     def on_line(line: str) -> None:
         match line.split(" "):
             case ["layer", name, digest, size] if is_digest(digest) and size.isdecimal():
-                try:
-                    blob = LayerBlob(digest=digest, size_bytes=int(size))
-                    on_layer(name, blob, layers / f"{name}.tar")
-                except BaseException as error:
-                    failures.append(error)
-                done.release()
+                blob = LayerBlob(digest=digest, size_bytes=int(size))
+                whole.append(receiver.submit(on_layer, name, blob, layers / f"{name}.tar"))
 
     # Commands use all cores but for moments; a second one fills those.
     workers = str(max(2, (os.cpu_count() or 2) // 4))
-    result = engine.run_tool(
-        root,
-        ["python3", f"/repro/{_WRITER}", "/repro/jobs.json", workers, str(source_date_epoch)],
-        mounts=mounts,
-        environment={"HOME": "/tmp"},  # noqa: S108 - a folder inside the container
-        timeout_s=_TIMEOUT_S,
-        on_line=on_line,
-    )
-    if result.exit_code != 0:
-        lines = tuple(result.stderr.splitlines())[-20:]
-        raise BuildFailedError(
-            "packages",
-            reason=f"installing wheels ended with {result.exit_code}",
-            lines=lines,
-            path=f"image {root}",
+    try:
+        result = engine.run_tool(
+            root,
+            ["python3", f"/repro/{_WRITER}", "/repro/jobs.json", workers, str(source_date_epoch)],
+            mounts=mounts,
+            environment={"HOME": "/tmp"},  # noqa: S108 - a folder inside the container
+            timeout_s=_TIMEOUT_S,
+            on_line=on_line,
         )
-    for _ in stages:  # the last layers may still be on their way to the disk
-        if not done.acquire(timeout=_TIMEOUT_S):
-            raise ContainerTimeoutError([_WRITER], timeout_s=_TIMEOUT_S)
-    if failures:
-        raise failures[0]
+        if result.exit_code != 0 or len(whole) != len(stages):
+            so_far = f"after {len(whole)} of {len(stages)} layers"
+            raise BuildFailedError(
+                "packages",
+                reason=f"installing wheels ended with {result.exit_code} {so_far}",
+                lines=tuple(result.stderr.splitlines())[-20:],
+                path=f"image {root}",
+            )
+        for one in whole:
+            one.result()
+    finally:
+        receiver.shutdown(cancel_futures=True)

@@ -55,19 +55,17 @@ class IndexFile(msgspec.Struct, frozen=True, kw_only=True):
     metadata: str | None = None
 
 
-def open_package_index(settings: Settings, *, root: Path) -> "PackageIndex":
+def open_package_index(settings: Settings) -> "PackageIndex":
     """Return the sources of this machine's pip configuration and of the project's settings.
 
-    root: the project's folder, which ``settings.ca`` may be relative to.
     Raises: PipConfigurationError.
     """
-    return PackageIndex(open_web(settings, root=root), indexes=settings.indexes)
+    return PackageIndex(open_web(settings), indexes=settings.indexes)
 
 
-def open_web(settings: Settings, *, root: Path) -> Web:
+def open_web(settings: Settings) -> Web:
     """Return HTTP as this machine's pip and the project are set up for it. Raises: PipConfigurationError."""
-    ca = str(root / Path(settings.ca).expanduser()) if settings.ca else None
-    return Web(read_pip_settings(ca=ca))
+    return Web(read_pip_settings(ca=settings.ca))
 
 
 class PackageIndex:

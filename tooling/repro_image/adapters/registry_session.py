@@ -156,10 +156,9 @@ class RegistrySession:
     ) -> Answer:
         sent = {"Accept-Encoding": "identity", **headers}
         content = body() if body else None
-        with self.web.request(url, headers=sent, name=self.name, method=method, body=content) as (
-            response,
-            _,
-        ):
+        with self.web.request(
+            url, headers=sent, name=self.name, method=method, body=content, with_pip=False
+        ) as (response, _):
             self.web.require_ready(response)
             if method == "GET" and response.status not in (401, 403, 404):
                 self.web.require_ok(response, url=url, name=self.name)

@@ -4,6 +4,7 @@
 <root>/partial/<64 hex>          downloads that can be resumed
 <root>/tmp/<random>/             workspaces of running commands
 <root>/layers/<64 hex>           which of the files is which layer: kept_layers.py
+<root>/locks/<name>              empty: locks between running commands
 """
 
 import errno
@@ -35,7 +36,9 @@ def disk_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise DiskFullError(str(path), needed_bytes=needed_bytes, free_bytes=_free_bytes(path)) from error
+            raise DiskFullError(
+                str(path), needed_bytes=needed_bytes, free_bytes=free_bytes_at(path)
+            ) from error
         raise StoreError(str(error.filename or path), reason=error.strerror or str(error)) from error
 
 
@@ -122,12 +125,26 @@ class Store:
         with disk_errors(self.root), self._sweeping():
             folder = Path(tempfile.mkdtemp(dir=self.root / "tmp", prefix="work."))
             folder.chmod(0o755)
+            # What is made in it goes into layers, so its modes must not come from the folders above.
+            with suppress(OSError):
+                os.removexattr(folder, "system.posix_acl_default")
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
             _remove(folder)
+            os.close(handle)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Let one process at a time do what ``name`` stands for; the kernel ends the wait for a dead one."""
+        with disk_errors(self.root):
+            handle = os.open(self._folder("locks") / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
             os.close(handle)
 
     def lay_out(self, folder: Path, files: Mapping[str, str]) -> None:
@@ -148,7 +165,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return how many bytes may still be written to the store's file system."""
-        return _free_bytes(self.root)
+        return free_bytes_at(self.root)
 
     def _link(self, digest: str, target: Path, *, name: str) -> None:
         source = self.path(digest)
@@ -237,7 +254,8 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes_at(path: Path) -> int:
+    """Return how many bytes may still be written where ``path`` lies, or would lie."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

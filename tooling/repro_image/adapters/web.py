@@ -128,16 +128,18 @@ class Web:
         name: str,
         method: str = "GET",
         body: Iterable[bytes] | None = None,
+        with_pip: bool = True,
     ) -> Iterator[tuple["BaseHTTPResponse", str]]:
         """Yield the response, body unread, and its address, after redirects that are safe to follow.
 
         Credentials go to the server that they are configured for and to no other.
-        body: what is sent; a redirect of it is not followed.
+        body:     what is sent; a redirect of it is not followed.
+        with_pip: whether a server of pip's settings gets the login from there. There is one login at most.
         Raises: TryAgainError for what may pass; DownloadError for what will not, such as TLS errors.
         """
         url = self._take_credentials(url)
         for _ in range(self.limits.redirects + 1):
-            response = self._send(method, url, headers=headers, name=name, body=body)
+            response = self._send(method, url, headers=headers, name=name, body=body, with_pip=with_pip)
             try:
                 if response.status not in _REDIRECTS or body is not None:
                     with self._read_errors(url, name=name):
@@ -195,15 +197,25 @@ class Web:
             return Page(url=found, content_type=content_type, body=body)
 
     def _send(
-        self, method: str, url: str, *, headers: Mapping[str, str], name: str, body: Iterable[bytes] | None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        name: str,
+        body: Iterable[bytes] | None,
+        with_pip: bool,
     ) -> "BaseHTTPResponse":
         import urllib3
 
         sent = dict(headers)
-        if credentials := self._credentials.get(_origin(url)):
-            sent |= urllib3.make_headers(basic_auth=credentials)
-        if token := self._tokens.get(_origin(url)):
-            sent.setdefault("Authorization", token)
+        if "Authorization" not in sent:
+            token = self._tokens.get(_origin(url))
+            credentials = self._credentials.get(_origin(url)) if with_pip else None
+            if token:
+                sent["Authorization"] = token
+            elif credentials:
+                sent["Authorization"] = urllib3.make_headers(basic_auth=credentials)["authorization"]
         with self._read_errors(url, name=name):
             return self._pool(url).request(
                 method,

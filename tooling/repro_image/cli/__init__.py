@@ -1,21 +1,21 @@
 """The command line: parse, call one step, print, exit. The only place that catches ReproImageError."""
 
+import errno
+import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 from repro_image import __version__
 from repro_image.cli.screen import printable
-from repro_image.errors import FolderError, ReproImageError
+from repro_image.errors import DiskFullError, FolderError, ReproImageError
 
 if TYPE_CHECKING:  # each of these is imported by the first command that needs it: start-up stays fast
     from rich.console import Console
@@ -99,29 +99,25 @@ def default_store(setting: str | None = None) -> Path:
     return folder
 
 
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """End with 0 when the reader of our output has seen enough (`| head`); click would end with 1."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Python would print a traceback when it flushes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.exceptions.Exit(0) from None
+class _Outlet(io.FileIO):
+    """Standard output or error whose reader may leave (`| head`): the rest is dropped, the work goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _patient(stream: TextIO) -> TextIO:
+    outlet = io.BufferedWriter(_Outlet(stream.fileno(), "wb", closefd=False))
+    patient = io.TextIOWrapper(outlet, encoding=stream.encoding, errors=stream.errors)
+    patient.reconfigure(line_buffering=bool(stream.line_buffering))
+    return patient
 
 
 class LazyGroup(click.Group):
     """Imports a command's module when that command is called, not before."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        with _reader_may_leave():  # --help and --version print here
-            return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _reader_may_leave():
-            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -170,16 +166,35 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(143)
 
 
+def _fail(error: ReproImageError) -> NoReturn:
+    told = "\n".join(printable(line) for line in str(error).split("\n"))
+    colour = False if os.environ.get("NO_COLOR") else None  # None: where stderr is a terminal
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True, color=colour)
+    sys.exit(error.exit_code)
+
+
+def _full(error: OSError) -> DiskFullError:
+    from tempfile import gettempdir
+
+    from repro_image.adapters.store import free_bytes_at
+
+    path = str(error.filename or gettempdir())  # a write to an open file does not tell which
+    return DiskFullError(path, needed_bytes=None, free_bytes=free_bytes_at(Path(path)))
+
+
 def main() -> None:
     """Run the command line and exit: 0 or the error's exit code, 130 on Ctrl-C, 143 on SIGTERM."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.stdout and sys.stderr:  # None where the caller closed them
+        sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
     try:
         group.main(prog_name="repro-image", standalone_mode=False)
     except ReproImageError as error:
-        told = "\n".join(printable(line) for line in str(error).split("\n"))
-        colour = False if os.environ.get("NO_COLOR") else None  # None: where stderr is a terminal
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True, color=colour)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(_full(error))
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)

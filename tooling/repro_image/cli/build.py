@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("--no-golden", is_flag=True, help="Build only: no golden run, no epoch. Works on any machine.")
-@click.option("--no-cache", is_flag=True, help="Run every build step again.")
+@click.option("--no-cache", is_flag=True, help="Where something has to be built: run every step again.")
 @click.option(
     "--prove", is_flag=True, help="Build once more without cache and compare; equal joins the epoch."
 )

@@ -34,8 +34,9 @@ def images() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write to this file instead of standard output.",
 )
+@click.option("--json", "_as_json", is_flag=True, help="As for every command; the bill always is JSON.")
 @click.pass_obj
-def sbom(app: App, image: str, form: str, output: Path | None) -> None:
+def sbom(app: App, image: str, form: str, output: Path | None, _as_json: bool) -> None:
     """Tell what IMAGE is made of: names, versions, hashes, licences, what needs what.
 
     By its locks and the packages' own words. Nothing is scanned and nothing guessed: a licence that a package

@@ -1,6 +1,7 @@
 """repro-image init."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -35,4 +36,5 @@ def init(folder: Path, image: str, as_json: bool) -> None:
         return
     for name in written:
         click.echo(str(folder / name))
-    click.echo("next: `repro-image lock`, then `repro-image build`", err=True)
+    enter = "" if folder.resolve() == Path.cwd() else f"`cd {quote(str(folder))}`, "
+    click.echo(f"next: {enter}`repro-image lock`, then `repro-image build`", err=True)

@@ -156,6 +156,12 @@ def verify(
             where="command line",
             fix="leave out one of the two",
         )
+    if record and (repeat > 1 or fail_fast):
+        raise UsageError(
+            "--record does not go with --repeat or --fail-fast: a class is recorded from whole runs",
+            where="command line",
+            fix="record first, then verify again with them",
+        )
     with Screen() as screen:
         found = verify_step(
             app.project,
@@ -206,7 +212,7 @@ def _context(found: "Verification", settings: tuple[str, ...], model: Path | Non
         "verified": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
     if found.comparison.class_differences and found.numeric_class is not None:
-        context["ran in"] = found.numeric_class.describe()
+        context["ran in" if found.runs else "this machine"] = found.numeric_class.describe()
     if settings:
         context["what if"] = ", ".join(settings)
     if model is not None:

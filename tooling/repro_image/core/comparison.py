@@ -153,6 +153,12 @@ def too_weak(tokens: int, *, change: float) -> Comparison | None:
     return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.POWER, detail=detail)
 
 
+def nothing_to_serve() -> Comparison:
+    """Return the verdict where no lane of the suite can be asked over HTTP."""
+    detail = "a server can be asked nothing of the suite: no lane is asked one by one and without replay"
+    return Comparison(verdict=Verdict.NOT_COMPARABLE, reason=Reason.SUITE, detail=detail)
+
+
 def not_comparable_class(differences: ClassDifferences) -> Comparison:
     """Return the verdict where the numeric class differs; ``differences`` come from ``class_differences``."""
     fields = ", ".join(field for field, _, _ in differences)
@@ -251,9 +257,15 @@ def _judge(expected: Golden, found: Golden, tables: Tables) -> Comparison:
     if is_other_model(rows):
         detail = "most prompts part at once, where the model was sure"
         return _told(tables, Verdict.MISMATCH, Reason.MODEL, detail)
-    if all(row.equal["H1"] for row in rows):
-        return _told(tables, Verdict.MISMATCH, Reason.NUMERIC, "tokens same, bits differ")
-    return _told(tables, Verdict.MISMATCH, Reason.NUMERIC, "tokens and bits differ")
+    return _told(tables, Verdict.MISMATCH, Reason.NUMERIC, _numeric(rows))
+
+
+def _numeric(rows: tuple[PromptRow, ...]) -> str:
+    if any(not row.equal["H1"] for row in rows):
+        return "tokens and bits differ"
+    if any(not row.equal["H3"] for row in rows):
+        return "tokens same, bits differ"
+    return "tokens and bits same, other alternatives of the same probability"
 
 
 def _judge_across(
@@ -279,7 +291,9 @@ def _judge_across(
     detail = across.told()
     if are_untold(expected.weights, found.weights):
         detail += "; weights are not compared, for no tensor has the same name"
-    return msgspec.structs.replace(_told(tables, verdict, reason, detail), across=across)
+    told = _told(tables, verdict, reason, detail)
+    # What an exact comparison would see says nothing of a judgement that tolerates the noise floor.
+    return msgspec.structs.replace(told, across=across, visible=None)
 
 
 def _other_weights(tables: Tables) -> Comparison:

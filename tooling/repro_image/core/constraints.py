@@ -58,7 +58,20 @@ def foreign_findings(
 ) -> tuple[Finding, ...]:
     """Return the findings on an image whose project is not at hand. environment: the image's own."""
     findings = (*environment_findings(environment), *host_findings(demands, host, tables))
+    if demands.platform is None:
+        findings = (*findings, _not_labelled())
     return strictly(findings) if strict else findings
+
+
+def _not_labelled() -> Finding:
+    return Finding(
+        rule="labels",
+        found="none that says what the image demands of a machine",
+        needed="such labels",
+        level=Level.WARNING,
+        source="the image's labels",
+        fix="check the image in its project, or build it again there: newer images carry these labels",
+    )
 
 
 def _not_locked() -> Finding:

@@ -24,7 +24,8 @@ def is_sampling(expected: Golden, found: Golden, rows: tuple[PromptRow, ...]) ->
     own = [row for row in rows if not row.replay]
     prompts = [prompt for lane in expected.request.lanes for prompt in lane.prompts]
     greedy = {prompt.id for prompt in prompts if prompt.sampling.temperature == 0}
-    if greedy and all_equal([row for row in own if row.id in greedy]) and not all_equal(own):
+    draws_others = any(not row.equal["H1"] for row in own)
+    if greedy and draws_others and all_equal([row for row in own if row.id in greedy]):
         return True
     parted = [row for row in own if row.divergence]
     if not parted or not all_equal([row for row in own if not row.divergence]):

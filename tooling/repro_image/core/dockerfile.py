@@ -12,7 +12,7 @@ from repro_image.core.demands import GpuDemands, demands_of
 from repro_image.core.image_labels import LABEL_PREFIX, demand_labels
 from repro_image.core.layers import layer_groups
 from repro_image.core.lockfile import BaseLock, DebianLock, Locks
-from repro_image.core.project import ImageSpec
+from repro_image.core.project import SECRET_NAME, ImageSpec
 from repro_image.errors import InvalidFileError
 
 TEMPLATE = "Dockerfile.j2"
@@ -136,6 +136,7 @@ def render_dockerfile(templates: Mapping[str, str], values: Mapping[str, Any], *
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InvalidFileError(f"{_template_line(error, templates)}{error}", path=path) from error
     _refuse_frontend(text, path=path)
+    _refuse_secrets(text, path=path)
     return text
 
 
@@ -160,6 +161,22 @@ def _refuse_frontend(text: str, *, path: str) -> None:
                 path=path,
                 fix="remove the line",
             )
+
+
+def _refuse_secrets(text: str, *, path: str) -> None:
+    """An argument's or variable's value is in the image's history and configuration for all to read."""
+    for step in re.finditer(
+        r"^[ \t]*(?:ARG|ENV)[ \t]+((?:[^\\\n]|\\.|\\\n)*)", text, re.IGNORECASE | re.MULTILINE
+    ):
+        for name in re.findall(r"(?:^|[\s\\])([A-Za-z_][A-Za-z0-9_]*)(?==|\s|$)", step[1]):
+            if SECRET_NAME.fullmatch(name.upper()):
+                line = text.count("\n", 0, step.start()) + 1
+                raise InvalidFileError(
+                    f"line {line} of the rendered file names {name}, which reads like a credential, and"
+                    " everybody can read it in the image",
+                    path=path,
+                    fix="remove it; a build has no network and needs no credential",
+                )
 
 
 def _template_line(error: Exception, templates: Mapping[str, str]) -> str:

@@ -41,7 +41,8 @@ class CpuClass(
 
     @property
     def machine(self) -> str:
-        return f"{self.vendor} family {self.family} model {self.model}, {self.capability}"
+        known = f", {self.capability}" if self.capability else ""  # PyTorch tells it, inside
+        return f"{self.vendor} family {self.family} model {self.model}{known}"
 
     def describe(self) -> str:
         """Return what it is, for people."""

@@ -49,14 +49,10 @@ _PTX = re.compile(r"([0-9.]{3,6})@([0-9.]{3,6})/((?:[0-9.]{3,5}[af]?(?:,[0-9.]{3
 
 
 def demand_labels(demands: Demands) -> dict[str, str]:
-    """Return the labels that say what the image demands; ``parse_demands`` reads them back.
-
-    Only for images for GPUs: others carry no such labels.
-    """
-    if demands.gpu is None:
-        return {}
+    """Return the labels that say what the image demands; ``parse_demands`` reads them back."""
     values = {label: getattr(demands, field) for label, field in _MACHINE.items()}
-    values |= {label: getattr(demands.gpu, field) for label, field in _GPU.items()}
+    if demands.gpu is not None:
+        values |= {label: getattr(demands.gpu, field) for label, field in _GPU.items()}
     return {
         f"{LABEL_PREFIX}.{label}": _LISTS[label].join(map(_printed, value)) if label in _LISTS else str(value)
         for label, value in values.items()

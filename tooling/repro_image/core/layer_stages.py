@@ -21,7 +21,7 @@ _WRITER = 1
 class LayerStage(msgspec.Struct, frozen=True, kw_only=True):
     """One layer of the stage ``packages``.
 
-    script:  what the shell runs; its files are below /out/<name> then.
+    script:  what the shell runs; its files are below /out/<name>/<source_date_epoch> then.
     step:    the COPY that makes the layer, as BuildKit's history has it.
     """
 
@@ -51,15 +51,18 @@ class _Stage(msgspec.Struct, frozen=True):
     instructions: tuple[str, ...]
 
 
-def layer_stages(dockerfile: str, names: Iterable[str]) -> tuple[LayerStage, ...] | None:
+def layer_stages(
+    dockerfile: str, names: Iterable[str], *, source_date_epoch: int
+) -> tuple[LayerStage, ...] | None:
     """Return the layers of the stage ``packages``, bottom first; None where a stage has another shape.
 
     names: of the groups that there have to be, bottom first.
     """
     stages = _stages(dockerfile)
-    found = tuple(_layer_stage(stages.get(name), name) for name in names)
+    folders = {name: f"/out/{name}/{source_date_epoch}/" for name in names}
+    found = tuple(_layer_stage(stages.get(name), name, folder) for name, folder in folders.items())
     layers = tuple(layer for layer in found if layer is not None)
-    wanted = _Stage("root", tuple(f"COPY --link --from={one.name} /out/{one.name}/ /" for one in layers))
+    wanted = _Stage("root", tuple(f"COPY --link --from={one.name} {folders[one.name]} /" for one in layers))
     return layers if len(layers) == len(found) and stages.get(PACKAGES) == wanted else None
 
 
@@ -79,7 +82,7 @@ def python_digest(base: DebianLock | BaseLock) -> str:
     return base.root
 
 
-def _layer_stage(stage: _Stage | None, name: str) -> LayerStage | None:
+def _layer_stage(stage: _Stage | None, name: str, folder: str) -> LayerStage | None:
     if stage is None or stage.base != "root" or len(stage.instructions) != 2:
         return None
     first, run = stage.instructions
@@ -93,7 +96,7 @@ def _layer_stage(stage: _Stage | None, name: str) -> LayerStage | None:
     found = re.fullmatch(r"\s+".join(map(re.escape, options)) + r"\s+([^-<\[\s].*)", run)
     if first != "ARG SOURCE_DATE_EPOCH" or found is None:
         return None
-    return LayerStage(name=name, script=found[1], step=f"COPY /out/{name}/ / # buildkit")
+    return LayerStage(name=name, script=found[1], step=f"COPY {folder} / # buildkit")
 
 
 def _stages(dockerfile: str) -> dict[str, _Stage]:

@@ -7,8 +7,8 @@ class EngineVersions(Protocol):
     """What an engine says of itself.
 
     buildx:         version of the plugin, None when it is missing.
-    data_root:      the engine's folder, on the engine's machine.
-    cdi_folders:    where it looks for specifications of devices, there, too; empty when it has CDI off.
+    folder:         where it keeps images; None for an engine on another machine.
+    cdi_folders:    where it looks for specifications of devices, on its machine; empty when it has CDI off.
     nvidia_runtime: NVIDIA's container runtime is set up, which `docker run --gpus` needs.
     """
 
@@ -22,7 +22,7 @@ class EngineVersions(Protocol):
     def buildx(self) -> str | None: ...
 
     @property
-    def data_root(self) -> str: ...
+    def folder(self) -> str | None: ...
 
     @property
     def cdi_folders(self) -> tuple[str, ...]: ...

@@ -54,6 +54,12 @@ DriverRange: TypeAlias = Annotated[
 # Names that end like a credential: their values would end up in a layer, a label or a log.
 SECRET_NAME = re.compile(r".*_(?:TOKEN|SECRET|KEY|PASSWORD|CREDENTIALS?)")
 
+# Variables that every run sets itself, and why: another value would be told and not used.
+OWN_VARIABLES = {
+    "HOME": "the home of a run is its own empty folder",
+    "OMP_NUM_THREADS": "the number of threads decides it",
+}
+
 
 class DebianBase(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="debian"
@@ -164,6 +170,15 @@ class ConstraintsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     image_mib: Positive | None = None
 
 
+def wrong_counts(engine: Mapping[str, EngineValue]) -> tuple[str, ...]:
+    """Return the arguments of ``vllm.LLM`` that are counted with here and are no whole numbers above 0."""
+    return tuple(
+        name
+        for name in ("tensor_parallel_size", "max_model_len", "max_num_seqs")
+        if name in engine and (type(engine[name]) is not int or int(engine[name]) < 1)
+    )
+
+
 def tensor_parallel_of(engine: Mapping[str, EngineValue]) -> int:
     """Return over how many devices these arguments of ``vllm.LLM`` split each layer."""
     return int(engine.get("tensor_parallel_size", 1))
@@ -244,6 +259,12 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
             fix="write for example docker.io/library/debian:bookworm-slim; the lock adds the digests",
         )
     for name in spec.golden.environment:
+        if name in OWN_VARIABLES:
+            raise InvalidFileError(
+                f"$.golden.environment.{name} would not count: {OWN_VARIABLES[name]}",
+                path=path,
+                fix="remove it",
+            )
         if SECRET_NAME.fullmatch(name):
             raise InvalidFileError(
                 f"$.golden.environment.{name} is named like a credential, and image variables are public",
@@ -255,13 +276,17 @@ def parse_image(text: str, *, path: str) -> ImageSpec:
 
 
 def _require_layout(spec: ImageSpec, *, path: str) -> None:
-    """Refuse a split over more GPUs than the run gets, and a range of drivers that is none."""
-    split = spec.golden.engine.get("tensor_parallel_size", 1)
-    if not isinstance(split, int) or isinstance(split, bool) or split < 1:
+    """Refuse what is no count, a split over more GPUs than the run gets, and a range of drivers that is
+    none.
+    """
+    wrong = next(iter(wrong_counts(spec.golden.engine)), None)
+    if wrong:
         raise InvalidFileError(
-            f"`$.golden.engine.tensor_parallel_size` must be a whole number of at least 1, found {split!r}",
+            f"`$.golden.engine.{wrong}` must be a whole number of at least 1, "
+            f"found {spec.golden.engine[wrong]!r}",
             path=path,
         )
+    split = spec.tensor_parallel
     if spec.gpu is None:
         return
     if split > spec.gpu.count:

@@ -142,12 +142,17 @@ def _between(number: int, ends: tuple[int, int]) -> int:
     return low + number % (high - low + 1)
 
 
-def served_part(golden: Golden) -> Golden:
+def served_part(golden: Golden, *, batch_invariant: bool = False) -> Golden:
     """Return the part that a client can ask a server again: lanes asked one by one, no replay.
 
+    batch_invariant: whether the server is; another one cannot answer as lanes that ask for it.
     Chats count by the ids that were fed: a server renders them in ways of its own, so H0 leaves them out.
     """
-    lanes = tuple(lane for lane in golden.request.lanes if not (lane.together or lane.replay_of))
+    lanes = tuple(
+        lane
+        for lane in golden.request.lanes
+        if not (lane.together or lane.replay_of or (lane.batch_invariant and not batch_invariant))
+    )
     texts = {prompt.id: prompt.text for lane in lanes for prompt in lane.prompts}
     return replace(
         golden,

@@ -144,7 +144,10 @@ def _fault(token: "re.Match[str]", keys: list[set[str]]) -> str | None:
 
 def _repeated(token: "re.Match[str]", keys: set[str]) -> str | None:
     key = token[0].removesuffix(token["key"])
-    name = str(json.loads(key, strict=False))  # "a" and "\u0061" are the same key
+    try:
+        name = str(json.loads(key, strict=False))  # "a" and "\u0061" are the same key
+    except json.JSONDecodeError:
+        return None  # no JSON at all: the fast reader says so, and where
     if name in keys:
         return f"the key {name!r} stands here a second time"
     keys.add(name)

@@ -10,7 +10,7 @@ import msgspec
 from repro_image.core.derive import derive63
 from repro_image.core.golden import GoldenRequest
 from repro_image.core.limits import impossible
-from repro_image.core.project import SECRET_NAME, EngineValue
+from repro_image.core.project import OWN_VARIABLES, SECRET_NAME, EngineValue, wrong_counts
 from repro_image.errors import ImpossibleSettingError, WhatIfError
 
 _ENGINE_KEY = re.compile(r"[a-z][a-z0-9_]*")
@@ -51,6 +51,8 @@ def parse_what_if(settings: Sequence[str]) -> WhatIf:
             numbers[key] = int(value)
         elif variable and SECRET_NAME.fullmatch(variable.group(1)):
             raise WhatIfError(key, reason="it is named like a credential, and settings stand in every report")
+        elif variable and variable.group(1) in OWN_VARIABLES:
+            raise WhatIfError(key, reason=OWN_VARIABLES[variable.group(1)])
         elif variable:
             environment[variable.group(1)] = value
         elif _ENGINE_KEY.fullmatch(key):
@@ -59,6 +61,9 @@ def parse_what_if(settings: Sequence[str]) -> WhatIf:
             raise WhatIfError(
                 setting, reason="unknown key; known are engine settings, env.NAME, threads, sampling.seed"
             )
+    for key in wrong_counts(engine):
+        setting = next(one for one in settings if one.startswith(f"{key}="))
+        raise WhatIfError(setting, reason=f"{key} must be a whole number of at least 1")
     return WhatIf(
         engine=engine,
         environment=environment,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from repro_image.core.classes import Apart
 from repro_image.core.epoch import ClassGolden
 from repro_image.core.fingerprint import CpuClass
-from repro_image.reports.phrases import percent, rate_text
+from repro_image.reports.phrases import percent, rate_text, seen_percent
 from repro_image.reports.tables import table
 
 _HEX = 12
@@ -31,7 +31,7 @@ def _row(golden: ClassGolden) -> tuple[str, ...]:
         numeric_class.machine,
         str(numeric_class.threads) if isinstance(numeric_class, CpuClass) else "-",
         str(golden.tokens),
-        percent(golden.power.sees_per_token) if golden.power else "-",
+        seen_percent(golden.power.sees_per_token) if golden.power else "-",
         percent(floor.flip_rate) if floor else "-",
         f"{floor.median_nats:.2g}" if floor else "-",
     )

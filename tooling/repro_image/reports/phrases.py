@@ -1,6 +1,7 @@
 """The figures of a comparison as every report words them."""
 
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 from repro_image.core.across import Across
 from repro_image.core.comparison import Comparison, FieldDifference
@@ -24,9 +25,9 @@ def level_text(row: LevelRow) -> str:
 def parting_text(row: PromptRow) -> str:
     """Return where the two sides of ``row`` part; the prompt's name is not in it."""
     if row.divergence is None:
-        first = row.first_bit_difference
-        where = "the prompt" if first is None else f"position {first}"
-        return f"{where} of {row.tokens}, tokens same"
+        if row.first_bit_difference is not None:
+            return f"position {row.first_bit_difference} of {row.tokens}, tokens same"
+        return "the prompt" if not row.equal["H0"] else "the alternatives, tokens and bits same"
     position = row.divergence.position
     told = f"token {position} of {row.tokens}"
     if row.first_bit_difference is not None and row.first_bit_difference < position:
@@ -54,7 +55,7 @@ def rate_text(rate: Rate) -> str:
 
 
 def power_text(sight: Visible) -> str:
-    per_token, per_prompt = percent(sight.power.sees_per_token), percent(sight.sees_per_prompt)
+    per_token, per_prompt = seen_percent(sight.power.sees_per_token), seen_percent(sight.sees_per_prompt)
     return (
         f"sees a per-token change of p >= {per_token} with {percent(sight.power.confidence)} "
         f"({sight.power.tokens} tokens); with prompts as clusters p >= {per_prompt} ({sight.power.prompts})"
@@ -138,3 +139,9 @@ def field_text(item: FieldDifference) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.3g} %"
+
+
+def seen_percent(change: float) -> str:
+    """Return a change that is seen, never a smaller one that is not."""
+    exact = Decimal(100) * Decimal(change)
+    return f"{exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), ROUND_CEILING).normalize():f} %"

@@ -59,7 +59,6 @@ class Runner:
         self.seconds: dict[str, float] = {}
         self.phase, self.total = "start", 0
         self.weights: dict[str, str] = {}
-        self.scaled: str | None = None
         self.completions: list[dict[str, Any]] = []
         self.fed: dict[str, list[int]] = {}
         self.answers: dict[str, list[int]] = {}
@@ -108,24 +107,25 @@ class Runner:
         if hasattr(registry, "_run_in_subprocess"):
             # vLLM looks at the model's class in a second process, which imports everything again: seconds.
             registry._run_in_subprocess = lambda look: look()
-        original = base_loader.process_weights_after_loading
+        original, own_process = base_loader.process_weights_after_loading, os.getpid()
 
         def with_checksums(model: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.asked["scale_weight"]:
-                self.scaled = _scale_weight(model)
-            # vLLM's CPU kernels repack matrices and leave empty tensors behind, so later would be too late.
-            self.weights = _checksums(model)
+            if os.getpid() == own_process:  # a worker that was forked has this hook too, and nobody to tell
+                if self.asked["scale_weight"]:
+                    _scale_weight(model)
+                # vLLM's CPU kernels repack matrices and leave empty tensors behind: later would be too late.
+                self.weights = _checksums(model)
             return original(model, *args, **kwargs)
 
         base_loader.process_weights_after_loading = with_checksums
         self.llm = vllm.LLM(model=self.model, tokenizer=self.model, **self.asked["engine"])
         if not self.weights:  # the workers are processes of their own
+            if self.asked["scale_weight"]:
+                self.llm.collective_rpc(_scale_weight_of)
             # Each holds its own part of every tensor, under the same name.
             for rank, sums in enumerate(self.llm.collective_rpc("compute_weight_checksums")):
                 self.weights.update({f"rank{rank}.{name}": checksum for name, checksum in sums.items()})
         self.differs = bool(self.expected) and _are_others(self.weights, self.expected["weights"])
-        if self.asked["scale_weight"] and self.scaled is None:
-            raise RuntimeError("the weight cannot be scaled: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
         self.sampling_params = vllm.SamplingParams
         self.tokenizer = self.llm.get_tokenizer()
 
@@ -303,22 +303,30 @@ def _are_others(weights: dict[str, str], expected: dict[str, str]) -> bool:
     return weights != expected and not untold
 
 
-def _scale_weight(model: Any) -> str:
-    """Multiply one matrix in the middle of ``model`` by 1 + 2**-7 and return its name."""
+def _scale_weight(model: Any) -> None:
+    """Multiply one matrix in the middle of ``model`` by 1 + 2**-7, or a vector where it has no such matrix.
+
+    Numbers of 8 bits are passed over: they are too coarse to move. A quantised model has scales, and norms.
+    """
     import torch
 
-    matrices: list[str] = [
-        name
+    inner = {
+        name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2
-        and parameter.is_floating_point()
+        if parameter.is_floating_point()
+        and parameter.element_size() > 1
+        and parameter.numel() > 0
         and "embed" not in name
         and "head" not in name
-    ]
-    name = sorted(matrices)[len(matrices) // 2]
+    }
+    names = sorted(name for name in inner if inner[name].ndim == 2) or sorted(inner)
     with torch.no_grad():
-        model.get_parameter(name).mul_(1 + 2**-7)
-    return name
+        inner[names[len(names) // 2]].mul_(1 + 2**-7)
+
+
+def _scale_weight_of(worker: Any) -> None:
+    """Do the same in a worker, to its part of the matrix; every worker has the same names."""
+    _scale_weight(worker.model_runner.model)
 
 
 def _canaries() -> dict[str, str]:

@@ -3,7 +3,7 @@ image layers.
 
 usage: python layer_writer.py JOBS WORKERS SOURCE_DATE_EPOCH
 
-JOBS              a JSON list of [name, shell script]; a script leaves its files below /out/<name>
+JOBS              a JSON list of [name, shell script]; a script leaves its files below /out/<name>/<epoch>
 /layers/NAME.tar  the layer; a line ``layer NAME sha256:… SIZE`` on stderr tells that it is whole
 
 The tar is written as BuildKit's `COPY --link` would write it, byte for byte, so that a layer made here and
@@ -159,7 +159,7 @@ def _ascii(name: bytes) -> bytes:
 def make(name: str, script: str, epoch: str) -> None:
     """Run one script and write its layer."""
     run(script, epoch)
-    digest, size = write_layer(f"/out/{name}", f"/layers/{name}.tar", int(epoch))
+    digest, size = write_layer(f"/out/{name}/{epoch}", f"/layers/{name}.tar", int(epoch))
     print(f"layer {name} {digest} {size}", file=sys.stderr, flush=True)
     shutil.rmtree(f"/out/{name}")
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from repro_image import __version__
@@ -104,9 +103,7 @@ def build(
         ledger.check_writable()
     for lane in left_out(plan.image.golden.suite, on_gpu=plan.image.gpu is not None):
         reporter.line(f"suite {plan.image.golden.suite}: {lane} is left out: the CPU has no such engine")
-    built = make_image(
-        project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache or is_unchanged
-    )
+    built = make_image(project, plan, store=store, engine=engine, reporter=reporter, use_cache=use_cache)
     _require_size(plan, built, engine)
     if is_unchanged and latest is not None:
         restore_tag(plan, latest.epoch, built, engine=engine)
@@ -186,11 +183,11 @@ def _require_size(plan: Plan, built: BuiltImage, engine: Engine) -> None:
 def _require_space(plan: Plan, store: Store, engine: Engine) -> None:
     """Refuse to begin what the disk cannot hold: a full disk half way leaves a broken engine store."""
     needed = _SPACE_FACTOR * sum(wheel.size_bytes for wheel in plan.locks.requirements.wheels)
-    data_root = Path(engine.versions.data_root)
-    if data_root.is_dir():  # an engine on another machine keeps its own count
-        free = shutil.disk_usage(data_root).free
+    folder = engine.versions.folder
+    if folder is not None:  # an engine on another machine keeps its own count
+        free = shutil.disk_usage(folder).free
         if free < needed and engine.image(f"{plan.repository}:{plan.build_tag}") is None:
-            raise DiskTooSmallError(str(data_root), needed_bytes=needed, free_bytes=free)
+            raise DiskTooSmallError(folder, needed_bytes=needed, free_bytes=free)
 
 
 def restore_tag(plan: Plan, epoch: Epoch, built: BuiltImage, *, engine: Engine) -> None:

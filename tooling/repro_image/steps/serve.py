@@ -12,7 +12,7 @@ from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.host import parse_cpu_list, whole_cores
 from repro_image.adapters.serve_run import ServeRun, run_serving
 from repro_image.adapters.store import Store
-from repro_image.core.comparison import Comparison, not_comparable_class
+from repro_image.core.comparison import Comparison, not_comparable_class, nothing_to_serve
 from repro_image.core.epoch import ClassGolden
 from repro_image.core.fingerprint import class_differences
 from repro_image.core.golden import Golden, recorded_request
@@ -89,7 +89,7 @@ def serve(
     def ended(gate: Comparison) -> Served:
         return Served(epoch=stored, reference=name, outcome=gate)
 
-    image = resolve_image(name, stored, adapters)
+    image = resolve_image(reference, stored, adapters)
     if isinstance(image, Comparison):
         return ended(image)
     threads = threads_of(project, stored, what_if)
@@ -107,19 +107,21 @@ def serve(
     )
     if gate := _class_gate(entry, ready, is_asked_anew=not what_if.is_empty or model is not None):
         return ended(gate)
+    batch_invariant = is_batch_invariant({**subject.environment, **what_if.environment})
+    recorded = served_part(read[entry.golden], batch_invariant=batch_invariant)
+    if not recorded.completions:
+        return ended(nothing_to_serve())
     with store.workspace() as folder:
-        recorded = served_part(read[entry.golden])
         asking = asking_of(stored, entry, recorded, image, ready, what_if, model, folder, adapters)
         cores = _server_cores(ready)
         settings = served_engine(asking.engine, chosen=what_if.engine, loads=loads)
         found = _ask_server(replace(asking, engine=settings), recorded, loads, cores, adapters)
         golden, against = recorded, "the recorded golden"
         if not what_if.is_empty or model is not None or cores.threads != ready.threads:
-            golden = _made_now(asking, recorded, cores, adapters)
+            golden = _made_now(asking, recorded, cores, adapters, batch_invariant=batch_invariant)
             same = "equal to" if golden.completions == recorded.completions else "other than"
             against = f"a golden made now, threads and settings as here, {same} the recorded one"
-    environment = {**subject.environment, **what_if.environment}
-    serving = judge_serving(golden, found, batch_invariant=is_batch_invariant(environment), strict=strict)
+    serving = judge_serving(golden, found, batch_invariant=batch_invariant, strict=strict)
     return Served(
         epoch=stored,
         reference=name,
@@ -160,14 +162,17 @@ def _server_cores(ready: Ready) -> _Cores:
     return _Cores(threads, ",".join(map(str, cores[-threads:])), shared)
 
 
-def _made_now(asking: Asking, recorded: Golden, cores: _Cores, adapters: Adapters) -> Golden:
+def _made_now(
+    asking: Asking, recorded: Golden, cores: _Cores, adapters: Adapters, *, batch_invariant: bool
+) -> Golden:
     """Return the golden of the served part with the settings and threads of the server, but without it."""
     alike = replace(asking, threads=cores.threads, cpuset=cores.kernels)
     answer = ask_again(
         alike, recorded, engine=adapters.engine, store=adapters.store, reporter=adapters.reporter
     )
     adapters.reporter.line(f"a golden run without a server, threads: {cores.threads}, {answer.total_s:.1f} s")
-    return served_part(msgspec.structs.replace(answer.golden, request=asking.request))
+    made = msgspec.structs.replace(answer.golden, request=asking.request)
+    return served_part(made, batch_invariant=batch_invariant)
 
 
 def _ask_server(
@@ -180,7 +185,7 @@ def _ask_server(
         image=asking.image,
         model=asking.model,
         engine=asking.engine,
-        environment={**asking.environment, **_threads_environment(asking, cores)},
+        environment={**_threads_environment(asking, cores), **asking.environment},
         request=fed_request(asking, recorded),
         loads=loads,
         background=tuple(background(recorded.request.root_seed, n, longest=longest) for n in streams),

@@ -13,7 +13,7 @@ from repro_image.adapters.image_archive import config_digest
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.adapters.model_folder import lay_out_copy, model_folder_digest
 from repro_image.adapters.store import Store
-from repro_image.core.comparison import Comparison, compare, moved_tag
+from repro_image.core.comparison import Comparison, compare, moved_tag, too_weak
 from repro_image.core.epoch import ClassGolden, ClassRecord
 from repro_image.core.fingerprint import (
     CpuClass,
@@ -113,7 +113,7 @@ def verify(
     name = str(asked_name(reference, stored))
     if rebuild:
         _rebuild(stored, adapters)
-    image = resolve_image(name, stored, adapters)
+    image = resolve_image(reference, stored, adapters)
     if isinstance(image, Comparison):
         return _without_run(stored, name, image, found=image.images.found if image.images else "")
     reporter.line(f"{name} is {epoch.image.config}")
@@ -142,10 +142,12 @@ def verify(
         on_gpu=bool(ready.gpus),
     )
     differences = class_differences(entry.fingerprint.numeric_class, ready.wanted)
-    if not (record and differences):
+    if record and differences:
+        early = too_weak(golden.token_count, change=must_see) if must_see is not None else None
+    else:
         early = before_run(judging, ready, must_see=must_see)
-        if early:
-            return _without_run(stored, name, early, found=epoch.image.config, wanted=ready.wanted)
+    if early:
+        return _without_run(stored, name, early, found=epoch.image.config, wanted=ready.wanted, golden=entry)
     with store.workspace() as folder:
         asking = asking_of(stored, entry, golden, image, ready, what_if, model, folder, adapters)
         if differences and record:
@@ -199,20 +201,23 @@ def choose_entry(entries: Sequence[ClassGolden], wanted: NumericClass) -> ClassG
 def asked_name(reference: ImageReference, stored: StoredEpoch) -> ImageReference:
     """Return the full name that the engine is asked for."""
     epoch = stored.epoch
-    if reference.digest is not None:
+    if reference.tag is None:
         return ImageReference(digest=epoch.image.manifests[0].digest)
     return ImageReference(repository=epoch.repository, tag=epoch.tag)
 
 
-def resolve_image(name: str, stored: StoredEpoch, adapters: Adapters) -> str | Comparison:
-    """Return the id of the image that ``name`` names now, once and for all, or the verdict that the tag has
-    moved.
+def resolve_image(reference: ImageReference, stored: StoredEpoch, adapters: Adapters) -> str | Comparison:
+    """Return the id of the image that ``reference`` names now, once and for all, or the verdict that the tag
+    has moved: in the engine, or by what the digest beside it says.
     """
     epoch = stored.epoch
-    found = adapters.engine.image(name)
+    manifests = {manifest.digest for manifest in stored.manifests}
+    if reference.digest is not None and reference.digest not in {epoch.image.config, *manifests}:
+        return moved_tag(epoch.image.config, reference.digest)
+    found = adapters.engine.image(str(asked_name(reference, stored)))
     if found is None:
         found = pull_epoch(stored, engine=adapters.engine, reporter=adapters.reporter)
-    if found.id in {manifest.digest for manifest in stored.manifests}:
+    if found.id in manifests:
         return found.id
     adapters.reporter.status("the tag names another manifest: reading its configuration")
     config = config_digest(adapters.engine, found)
@@ -325,15 +330,21 @@ def _record_class(
 
 
 def _without_run(
-    stored: StoredEpoch, name: str, comparison: Comparison, *, found: str, wanted: NumericClass | None = None
+    stored: StoredEpoch,
+    name: str,
+    comparison: Comparison,
+    *,
+    found: str,
+    wanted: NumericClass | None = None,
+    golden: ClassGolden | None = None,
 ) -> Verification:
-    """Return a verdict that needed no run."""
+    """Return a verdict that needed no run. golden: what it is about; by default that of the first class."""
     return Verification(
         epoch=stored,
         reference=name,
         image=found,
         comparison=comparison,
-        golden=stored.epoch.first_class,
+        golden=golden or stored.epoch.first_class,
         numeric_class=wanted,
         runs=0,
     )

@@ -157,6 +157,8 @@ def _cpu() -> Cpu:
 def _packages() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
+        if not distribution.name:  # what a removal that was cut short leaves: a folder without METADATA
+            continue
         name = re.sub(r"[-_.]+", "-", distribution.name).lower()
         if _PACKAGES.fullmatch(name):
             found.setdefault(name, distribution.version)  # the first on the path is the one that is imported
