@@ -43,6 +43,11 @@ def test_another_class_is_not_comparable_until_it_is_recorded(
     assert "in another numeric class" in across.out.splitlines()[0], "the bits are equal, and that is told"
     assert fleet.recorded() == before
 
+    weak = fleet.run("verify", epoch.tag, "--record", "--must-see", "0.1%", prefix=other_processor)
+    assert weak.code == 11, weak.out + weak.err
+    assert weak.out.startswith("not comparable (power): ")
+    assert fleet.recorded() == before
+
     added = fleet.run("verify", epoch.tag, "--record", prefix=other_processor)
     assert added.code == 0, added.out + added.err
     now = fleet.recorded()
@@ -55,6 +60,12 @@ def test_another_class_is_not_comparable_until_it_is_recorded(
     again = fleet.run("verify", epoch.tag, "--repeat", "2", prefix=other_processor)
     assert again.code == 0, again.out + again.err
     assert again.out.startswith("match")
+    (own,) = [line for line in again.out.splitlines() if line.split()[:1] == ["class"]]
+    weak = fleet.run("verify", epoch.tag, "--must-see", "0.1%", prefix=other_processor)
+    assert weak.code == 11, weak.out + weak.err
+    assert own.split() in [line.split() for line in weak.out.splitlines()], (
+        "told is the class of this machine"
+    )
     assert fleet.run("verify", epoch.tag).code == 0, "the first class still has its own golden"
 
 

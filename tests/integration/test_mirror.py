@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,21 @@ def test_a_registry_with_users_wants_to_know_who_pulls(
         assert f"docker login {closed.host}" in refused.err
         pulled = alone.run("mirror", "pull", IMAGE, reference, environment={**ALONE, **known})
     assert pulled.code == 0, pulled.err
+
+
+def test_a_file_that_rotted_in_the_store_is_named_and_not_sent(
+    registry: Registry, small: Scratch, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    subprocess.run(["cp", "-al", small.store, store.root], check=True)
+    path = store.path(sha256_digest(FILES["model.safetensors"]))
+    size = path.stat().st_size
+    path.unlink()  # it is a link to the shared store's
+    path.write_bytes(bytes(size))
+    reference = f"{registry.host}/team/rotten:1"
+    found = small.run("mirror", "push", IMAGE, reference, store=store.root)
+    assert found.code == 3, found.err
+    assert str(path) in found.err
 
 
 def test_a_file_that_is_not_the_locked_one_is_refused(small: Scratch, alone: Scratch, tmp_path: Path) -> None:

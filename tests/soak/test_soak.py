@@ -66,3 +66,19 @@ def test_another_vllm_version_is_another_epoch_that_says_how_it_differs(
 def test_the_other_version_verifies_as_its_own_epoch(other_version: Recorded) -> None:
     found = other_version.scratch.run("verify", other_version.tag)
     assert found.code == 0, found.out + found.err
+
+
+def test_a_model_that_is_split_over_workers_is_recorded_and_verified(
+    smoke: Recorded, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The workers are processes of their own, on the CPU as on GPUs: three, for this model has nine heads."""
+    project = Scratch(tmp_path_factory.mktemp("split"), smoke.scratch.store)
+    (project.folder / "pyproject.toml").write_text((smoke.scratch.folder / "pyproject.toml").read_text())
+    project.change_image('suite = "smoke"', 'suite = "tiny"')
+    project.change_image("tensor_parallel_size = 1", "tensor_parallel_size = 3")
+    project.change_image('PYTHONHASHSEED = "0"', 'PYTHONHASHSEED = "0"\nVLLM_CPU_OMP_THREADS_BIND = "nobind"')
+    build = project.run("build", IMAGE, "--json", timeout_s=1800)
+    assert build.code == 0, build.err
+    assert "negative control: found by" in build.err
+    found = project.run("verify", build.json[0]["reference"], "--json")
+    assert found.code == 0, found.out + found.err

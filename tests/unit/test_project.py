@@ -108,6 +108,22 @@ def test_a_variable_named_like_a_credential_is_refused(name: str) -> None:
     assert "s3cret" not in str(error)
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "HOME"])
+def test_a_variable_that_every_run_sets_itself_is_refused(name: str) -> None:
+    error = refused(changed('VLLM_NO_USAGE_STATS = "1"', f'{name} = "1"'))
+    assert f"$.golden.environment.{name} would not count" in error.what
+
+
+@pytest.mark.parametrize(
+    "setting", ['max_model_len = "4k"', "max_num_seqs = 0", "tensor_parallel_size = true"]
+)
+def test_what_is_counted_with_must_be_a_count(setting: str) -> None:
+    key = setting.partition(" ")[0]
+    old = {"max_model_len": "1024", "max_num_seqs": "1", "tensor_parallel_size": "1"}[key]
+    error = refused(changed(f"{key} = {old}\n", f"{setting}\n"))
+    assert f"`$.golden.engine.{key}` must be a whole number of at least 1" in error.what
+
+
 def test_tokenizers_parallelism_is_no_credential() -> None:
     text = changed('VLLM_NO_USAGE_STATS = "1"', 'TOKENIZERS_PARALLELISM = "false"')
     assert "TOKENIZERS_PARALLELISM" in parse_image(text, path=PATH).golden.environment

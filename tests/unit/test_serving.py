@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from repro_image.core.comparison import Reason, nothing_to_serve
 from repro_image.core.golden import Completion, Golden, Lane
 from repro_image.core.project import EngineValue
 from repro_image.core.serving import (
@@ -106,6 +107,14 @@ def test_a_batch_invariant_lane_is_asked_of_such_a_server_only() -> None:
     for batch_invariant in (False, True):
         names = {lane.name for lane in served_part(whole, batch_invariant=batch_invariant).request.lanes}
         assert ("batch" in names) is batch_invariant
+
+
+def test_a_suite_that_is_only_asked_together_leaves_nothing_to_serve() -> None:
+    batch = with_batch(make_golden())
+    part = served_part(replace(batch, request=replace(batch.request, lanes=batch.request.lanes[-1:])))
+    assert part.completions == ()
+    verdict = nothing_to_serve()
+    assert (verdict.exit_code, verdict.reason) == (11, Reason.SUITE)
 
 
 def test_a_prompt_without_text_has_nothing_to_compare_at_the_first_level() -> None:

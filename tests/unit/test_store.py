@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from repro_image.adapters.store import Store
 from repro_image.core.reference import sha256_digest
 from repro_image.errors import CorruptFileError, DiskFullError, MissingFileError, StoreError
+from tests.scratch import wait_until
 
 DATA = b"abc" * 1000
 DIGEST = sha256_digest(DATA)
@@ -245,14 +245,14 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with Store(tmp_path).locked("a"):
+        with Store(tmp_path).locked("a", on_wait=lambda: order.append("waits")):
             order.append("second")
 
     other = threading.Thread(target=second)
     with store.locked("a"):
         other.start()
+        assert wait_until(lambda: order == ["waits"], seconds=10)
         with store.locked("b"):
             order.append("first")
-        time.sleep(0.2)
     other.join(10)
-    assert order == ["first", "second"]
+    assert order == ["waits", "first", "second"]

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -137,12 +137,19 @@ class Store:
             os.close(handle)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Let one process at a time do what ``name`` stands for; the kernel ends the wait for a dead one."""
+    def locked(self, name: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Let one process at a time do what ``name`` stands for; the kernel ends the wait for a dead one.
+
+        on_wait: called where another one is at it.
+        """
         with disk_errors(self.root):
             handle = os.open(self._folder("locks") / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)

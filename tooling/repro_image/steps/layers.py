@@ -43,8 +43,9 @@ def packages_context(
     job = _Job(plan, groups, stages, folder=folder, store=store, engine=engine, reporter=reporter)
     unused = folder / "unused"  # BuildKit looks up every context that the Dockerfile names, needed or not
     unused.mkdir()
-    reporter.status("waiting for another build of the same packages to end")
-    with store.locked(job.tag):  # whoever ends first takes the name away
+    waiting = "waiting for another build of the same packages"
+    # Whoever ends first takes the name away.
+    with store.locked(job.tag, on_wait=lambda: reporter.line(waiting)):
         name = job.load(_root_image(plan, folder, base, engine=engine, reporter=reporter))
         try:
             yield {PACKAGES: f"{_LOCAL}{name}", **dict.fromkeys(("wheels", "locks", "tools"), str(unused))}
