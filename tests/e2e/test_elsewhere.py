@@ -16,13 +16,27 @@ pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 @pytest.fixture
 def other_processor(tmp_path: Path) -> tuple[str, ...]:
     """A command prefix under which the client reads another processor model from /proc/cpuinfo."""
-    text = re.sub(
-        r"^model\t\t: \d+$", "model\t\t: 999", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE
-    )
-    assert "\t: 999\n" in text
-    fake = tmp_path / "cpuinfo"
+    return under(r"^model\t\t: \d+$", "model\t\t: 999", folder=tmp_path)
+
+
+def under(old: str, new: str, *, folder: Path) -> tuple[str, ...]:
+    """Return a command prefix under which a pattern of /proc/cpuinfo reads otherwise."""
+    text, count = re.subn(old, new, Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    assert count
+    fake = folder / "cpuinfo"
     fake.write_text(text)
     return ("unshare", "--mount", "sh", "-c", f'mount --bind {fake} /proc/cpuinfo && exec "$@"', "sh")
+
+
+def test_a_processor_that_cannot_run_the_image_is_told_before_anything_runs(
+    epoch: Recorded, tmp_path: Path
+) -> None:
+    old = under(r" avx2\b", "", folder=tmp_path)
+    found = epoch.scratch.run("verify", epoch.tag, "--across", prefix=old)
+    assert found.code == 11, found.out + found.err
+    assert found.out.startswith("not comparable (constraint): this machine cannot run the image")
+    assert "lacks avx2" in found.out
+    assert "golden run" not in found.err
 
 
 def test_another_class_is_not_comparable_until_it_is_recorded(

@@ -1,5 +1,6 @@
 """The promise, on the real engine with real vLLM: build, verify, match, again under each change of place."""
 
+import json
 import os
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -138,6 +139,17 @@ def test_the_reading_commands_work_on_this_machine(epoch: Recorded, command: lis
     found = epoch.scratch.run(*command, "--json")
     assert found.code == 0, found.out + found.err
     assert found.json
+
+
+def test_the_image_itself_says_what_machine_it_demands(epoch: Recorded) -> None:
+    good = epoch.scratch.run("check", epoch.reference, "--strict")
+    assert good.code == 0, good.out + good.err
+    assert {"platform", "constraints.cpu_flags", "golden.threads"} <= set(good.out.split())
+    old = {**json.loads(epoch.scratch.run("fingerprint", "--json").out), "flags": ["sse2"]}
+    (epoch.scratch.folder / "old.json").write_text(json.dumps(old))
+    bad = epoch.scratch.run("check", epoch.reference, "--host", str(epoch.scratch.folder / "old.json"))
+    assert bad.code == 4
+    assert "lacks avx2, fma" in bad.out
 
 
 def test_no_rights_are_left_in_the_image(epoch: Recorded) -> None:

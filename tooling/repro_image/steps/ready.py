@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from repro_image.adapters.engine import Engine
 from repro_image.adapters.host import whole_cores
 from repro_image.adapters.shipped import compatibility_tables
 from repro_image.core.comparison import Comparison, FieldDifference, not_comparable_constraint
 from repro_image.core.constraints import host_findings
+from repro_image.core.demands import Demands
 from repro_image.core.finding import Finding, errors_of
 from repro_image.core.fingerprint import CpuClass, CudaClass, Host, NumericClass, cpu_class, cuda_class
 from repro_image.core.gpu import Gpu
@@ -41,11 +44,19 @@ def ready_for(
     """Return what a run of the epoch's ``image`` gets, or the verdict that this machine cannot run it."""
     host = known_host(engine)
     first = stored.epoch.first_class.fingerprint
+    info = engine.image(image)
+    # What the image demands stands in its own labels: the project may have moved on since.
+    demands = parse_demands(info.labels if info else {}, reference=stored.epoch.tag)
+    if isinstance(first.numeric_class, CpuClass):  # its threads are of the class, and may be a what-if
+        demands = replace(demands, threads=None)
+    broken = errors_of(host_findings(demands, host, compatibility_tables()))
+    if broken:
+        return _verdict(broken)
     gpus: tuple[Gpu, ...] = ()
     if isinstance(first.numeric_class, CpuClass):
         wanted: NumericClass = cpu_class(host, threads=threads)
     else:
-        found = _gpus(stored, image, host, what_if, engine)
+        found = _gpus(stored, image, demands, host, what_if, engine)
         if isinstance(found, Comparison):
             return found
         gpus = found
@@ -55,17 +66,9 @@ def ready_for(
 
 
 def _gpus(
-    stored: StoredEpoch, image: str, host: Host, what_if: WhatIf, engine: Engine
+    stored: StoredEpoch, image: str, demands: Demands, host: Host, what_if: WhatIf, engine: Engine
 ) -> tuple[Gpu, ...] | Comparison:
-    """Return the GPUs as the image sees them, of a class that the epoch knows where there are any.
-
-    What the image demands stands in its own labels: the project may have moved on since.
-    """
-    info = engine.image(image)
-    demands = parse_demands(info.labels if info else {}, reference=stored.epoch.tag)
-    broken = errors_of(host_findings(demands, host, compatibility_tables()))
-    if broken:
-        return _verdict(broken)
+    """Return the GPUs as the image sees them, of a class that the epoch knows where there are any."""
     classes = [entry.fingerprint.numeric_class for entry in stored.goldens]
     models = [known.gpu for known in classes if isinstance(known, CudaClass)]
     try:
