@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Recorded
-from tests.scratch import IMAGE, Scratch, docker
+from tests.scratch import IMAGE, Scratch, docker, linked_copy
 from tests.somebody import Somebody
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
@@ -89,7 +89,7 @@ def test_a_build_without_cache_elsewhere_gives_the_same_image(
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "another commit"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     scratch.store.mkdir()
-    subprocess.run(["cp", "-al", epoch.scratch.store / "sha256", scratch.store], check=True)
+    linked_copy(epoch.scratch.store / "sha256", scratch.store / "sha256")
     somebody.takes(somebody.folder)
     found = scratch.run(
         "build",

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from repro_image.core.reference import sha256_digest
 from tests.integration.conftest import Quiet
 from tests.pushing import log_in, set_setting
 from tests.registry import Registry, cutting_proxy, free_port, running_registry
-from tests.scratch import Run, Scratch, docker
+from tests.scratch import Run, Scratch, docker, linked_copy
 from tests.small_project import IMAGE, lay_out
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -181,7 +180,7 @@ def test_a_file_that_rotted_in_the_store_is_named_and_not_sent(
     registry: Registry, small: Scratch, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "store")
-    subprocess.run(["cp", "-al", small.store, store.root], check=True)
+    linked_copy(small.store / "sha256", store.root / "sha256")
     path = store.path(sha256_digest(FILES["model.safetensors"]))
     size = path.stat().st_size
     path.unlink()  # it is a link to the shared store's

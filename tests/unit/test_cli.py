@@ -262,7 +262,34 @@ def test_a_full_disk_anywhere_is_told_with_exit_code_5(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 5
-    assert done.stderr.startswith("error: the disk is full: more room needed, ")
+    assert done.stderr.startswith("error: the disk is full: more room needed\n")
+
+
+def test_a_full_disk_behind_stdout_is_told_once() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert done.returncode == 5
+    told = done.stderr.decode().splitlines()
+    assert told[:2] == ["error: the disk is full: more room needed", "  where: standard output"]
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_library_says_is_not_lost_with_a_killed_process(unbuffered: str) -> None:
+    code = (
+        "import os, sys\n"
+        "from repro_image.cli import _patient\n"
+        "sys.stderr = _patient(sys.stderr)\n"
+        "sys.stderr.write('a line\\n')\n"
+        "os._exit(0)\n"
+    )
+    settings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "a line\n"
 
 
 def test_a_closed_stdout_is_no_traceback(tmp_path: Path) -> None:

@@ -141,15 +141,19 @@ def test_a_line_that_would_choose_another_frontend_is_refused(line: str) -> None
         "  arg a=1 DEPLOY_KEY=x",
         "ENV MY_PASSWORD x",
         "ENV A=1 \\\n    API_SECRET=2",
+        "ENV A=1 \\ \n\n    # note\n    HF_TOKEN=abc",
+        "ONBUILD ENV HF_TOKEN=abc",
+        'ENV "HF_TOKEN"=abc',
+        "ARG A B_TOKEN",
     ],
 )
 def test_what_is_named_like_a_credential_is_refused_for_the_image_tells_it_all(step: str) -> None:
     error = refused({"Dockerfile.j2": f"FROM base\n{step}\n"})
-    assert error.what.startswith("line 2 of the rendered file names ")
+    assert error.what.startswith("the rendered file has `")
 
 
 def test_other_arguments_and_variables_are_kept() -> None:
-    variables = 'ENV TOKENIZERS_PARALLELISM=0 KEYS=1 A="X_TOKEN"'
+    variables = 'ENV TOKENIZERS_PARALLELISM=0 KEYS=1 A="set the X_TOKEN=1 variable"\nENV NOTE of the X_TOKEN'
     text = f"FROM base\nARG SOURCE_DATE_EPOCH\n{variables}\nRUN echo A_TOKEN=1\n"
     assert render(text) == text
 

@@ -206,14 +206,16 @@ class ContainerTimeoutError(WorldError):
 
 
 class DiskFullError(WorldError):
-    """A file system has no room for what was to be written. needed_bytes: size of that file, None where
-    unknown.
+    """A file system has no room for what was to be written.
+
+    needed_bytes: size of that; free_bytes: room for it. None where unknown.
     """
 
-    def __init__(self, path: str, *, needed_bytes: int | None, free_bytes: int) -> None:
+    def __init__(self, path: str, *, needed_bytes: int | None = None, free_bytes: int | None = None) -> None:
         needed = "more room" if needed_bytes is None else f"{needed_bytes:,} bytes"
+        free = "" if free_bytes is None else f", {free_bytes:,} bytes free"
         super().__init__(
-            f"the disk is full: {needed} needed, {free_bytes:,} bytes free",
+            f"the disk is full: {needed} needed{free}",
             where=path,
             fix="free some space, or move the store: `--store DIR` or `store` in [tool.repro-image]",
         )

@@ -79,7 +79,7 @@ class EngineVersions:
     @property
     def folder(self) -> str | None:
         """A folder of that name may be here too where the engine is not: its socket tells."""
-        is_here = os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+        is_here = (os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
         return self.data_root if is_here and Path(self.data_root).is_dir() else None
 
 

@@ -99,20 +99,34 @@ def default_store(setting: str | None = None) -> Path:
     return folder
 
 
+_OUTLETS = {1: "standard output", 2: "standard error"}
+
+
 class _Outlet(io.FileIO):
-    """Standard output or error whose reader may leave (`| head`): the rest is dropped, the work goes on."""
+    """Standard output or error whose reader may leave (`| head`): the rest is dropped, the work goes on.
+
+    Where its disk is full that is told once, and not again for what is left in the buffer.
+    """
+
+    is_full = False
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            if not self.is_full:
+                return super().write(data)
         except BrokenPipeError:
-            return memoryview(data).nbytes
+            pass
+        except OSError as error:
+            self.is_full = True
+            raise OSError(error.errno, error.strerror, _OUTLETS[self.fileno()]) from error
+        return memoryview(data).nbytes
 
 
 def _patient(stream: TextIO) -> TextIO:
     outlet = io.BufferedWriter(_Outlet(stream.fileno(), "wb", closefd=False))
     patient = io.TextIOWrapper(outlet, encoding=stream.encoding, errors=stream.errors)
-    patient.reconfigure(line_buffering=bool(stream.line_buffering))
+    # PYTHONUNBUFFERED has it write through instead.
+    patient.reconfigure(line_buffering=bool(stream.line_buffering or getattr(stream, "write_through", False)))
     return patient
 
 
@@ -173,15 +187,6 @@ def _fail(error: ReproImageError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _full(error: OSError) -> DiskFullError:
-    from tempfile import gettempdir
-
-    from repro_image.adapters.store import free_bytes_at
-
-    path = str(error.filename or gettempdir())  # a write to an open file does not tell which
-    return DiskFullError(path, needed_bytes=None, free_bytes=free_bytes_at(Path(path)))
-
-
 def main() -> None:
     """Run the command line and exit: 0 or the error's exit code, 130 on Ctrl-C, 143 on SIGTERM."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -194,7 +199,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(_full(error))
+        # A write to an open file does not tell which one it is.
+        _fail(DiskFullError(str(error.filename or "a file that was being written")))
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)

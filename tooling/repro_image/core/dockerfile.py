@@ -165,18 +165,27 @@ def _refuse_frontend(text: str, *, path: str) -> None:
 
 def _refuse_secrets(text: str, *, path: str) -> None:
     """An argument's or variable's value is in the image's history and configuration for all to read."""
-    for step in re.finditer(
-        r"^[ \t]*(?:ARG|ENV)[ \t]+((?:[^\\\n]|\\.|\\\n)*)", text, re.IGNORECASE | re.MULTILINE
-    ):
-        for name in re.findall(r"(?:^|[\s\\])([A-Za-z_][A-Za-z0-9_]*)(?==|\s|$)", step[1]):
+    for instruction in _instructions(text):
+        step = re.match(r"(?:ONBUILD\s+)?(ARG|ENV)\s+(.*)", instruction, re.IGNORECASE)
+        words = re.findall(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'])+""", step[2]) if step else []
+        is_old = (
+            step and step[1].upper() == "ENV" and words and "=" not in words[0]
+        )  # ENV NAME words of a value
+        for word in words[:1] if is_old else words:
+            name = word.partition("=")[0].strip("\"'")
             if SECRET_NAME.fullmatch(name.upper()):
-                line = text.count("\n", 0, step.start()) + 1
                 raise InvalidFileError(
-                    f"line {line} of the rendered file names {name}, which reads like a credential, and"
-                    " everybody can read it in the image",
+                    f"the rendered file has `{instruction.split()[0]} {name}`, which reads like a credential,"
+                    " and everybody can read it in the image",
                     path=path,
                     fix="remove it; a build has no network and needs no credential",
                 )
+
+
+def _instructions(text: str) -> list[str]:
+    """Return the instructions, joined as BuildKit joins them: comments and empty lines may be in between."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [line.strip() for line in re.sub(r"\\[ \t]*\n", " ", "\n".join(lines)).splitlines()]
 
 
 def _template_line(error: Exception, templates: Mapping[str, str]) -> str:

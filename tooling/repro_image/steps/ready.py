@@ -18,7 +18,7 @@ from repro_image.core.image_labels import parse_demands
 from repro_image.core.ledger import StoredEpoch
 from repro_image.core.project import tensor_parallel_of
 from repro_image.core.whatif import WhatIf, changed_engine
-from repro_image.errors import GpuBusyError, NoGpuError
+from repro_image.errors import GpuBusyError, InvalidLabelsError, NoGpuError
 from repro_image.steps.hardware import idle_gpus, known_host, look_inside
 
 
@@ -46,7 +46,14 @@ def ready_for(
     first = stored.epoch.first_class.fingerprint
     info = engine.image(image)
     # What the image demands stands in its own labels: the project may have moved on since.
-    demands = parse_demands(info.labels if info else {}, reference=stored.epoch.tag)
+    try:
+        demands = parse_demands(info.labels if info else {}, reference=stored.epoch.tag)
+    except InvalidLabelsError:
+        if isinstance(first.numeric_class, CudaClass):
+            raise
+        demands = Demands(
+            is_foreign=True
+        )  # a template may leave the labels out, and a processor takes orders
     if isinstance(first.numeric_class, CpuClass):  # its threads are of the class, and may be a what-if
         demands = replace(demands, threads=None)
     broken = errors_of(host_findings(demands, host, compatibility_tables()))
