@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from repro_image.adapters.files import Project
+from repro_image.adapters.store import Store
 from tests.e2e.conftest import Recorded
 from tests.scratch import IMAGE, Scratch, docker, linked_copy
 from tests.somebody import Somebody
@@ -78,11 +80,12 @@ def test_build_brings_a_missing_image_back_without_a_new_epoch(epoch: Recorded) 
     assert epoch.scratch.recorded() == before
 
 
-def test_a_build_without_cache_elsewhere_gives_the_same_image(
+def test_a_build_by_somebody_elsewhere_gives_the_same_image(
     epoch: Recorded, elsewhere: Mapping[str, str], somebody: Somebody
 ) -> None:
-    """Another user, folder with a space in its name, umask 077, time zone, locale and commit; what was
-    downloaded is all there is: the root and every layer are made anew.
+    """A user who is not root, a folder with a space in its name, another umask, time zone, locale and commit.
+
+    What was downloaded is all there is: they make the root and every layer anew.
     """
     scratch = Scratch(somebody.folder / "another place", somebody.folder / "store")
     git = ["git", "-C", str(scratch.folder), "-c", "user.name=n", "-c", "user.email=e@example.org"]
@@ -90,12 +93,13 @@ def test_a_build_without_cache_elsewhere_gives_the_same_image(
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     scratch.store.mkdir()
     linked_copy(epoch.scratch.store / "sha256", scratch.store / "sha256")
+    root = Store(scratch.store).path(Project(scratch.folder).locks(IMAGE).base.root)
+    root.unlink()
     somebody.takes(somebody.folder)
     found = scratch.run(
         "build",
         IMAGE,
         "--no-golden",
-        "--no-cache",
         "--json",
         prefix=somebody.prefix(groups=(Path("/run/docker.sock").stat().st_gid,)),
         umask=0o077,
@@ -104,7 +108,8 @@ def test_a_build_without_cache_elsewhere_gives_the_same_image(
     assert found.code == 0, found.err
     docker("image", "rm", "--force", found.json[0]["reference"])
     assert found.json[0]["config"] == epoch.config
-    assert {path.stat().st_uid for path in (scratch.store / "layers").iterdir()} == {Somebody.ID}
+    made = (root, *(scratch.store / "layers").iterdir())
+    assert {path.stat().st_uid for path in made} == {Somebody.ID}
 
 
 def test_a_rebuild_without_cache_joins_the_epoch_as_a_proof(epoch: Recorded) -> None:
