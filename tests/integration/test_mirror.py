@@ -73,6 +73,7 @@ def small(registry: Registry, store: Store, tmp_path_factory: pytest.TempPathFac
     set_setting(scratch.folder, "repository", f"{registry.host}/team")
     pushed = scratch.run("mirror", "push", IMAGE, "--json")
     assert pushed.code == 0, pushed.err
+    assert pushed.json["moved"] == pushed.json["files"]
     return scratch
 
 
@@ -184,7 +185,7 @@ def test_a_file_that_rotted_in_the_store_is_named_and_not_sent(
     path = store.path(sha256_digest(FILES["model.safetensors"]))
     size = path.stat().st_size
     path.unlink()  # it is a link to the shared store's
-    path.write_bytes(bytes(size))
+    path.write_bytes(b"x" * size)
     reference = f"{registry.host}/team/rotten:1"
     found = small.run("mirror", "push", IMAGE, reference, store=store.root)
     assert found.code == 3, found.err

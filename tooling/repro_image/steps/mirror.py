@@ -81,12 +81,13 @@ def push_mirror(
             for file in stored_files(place.locks):  # a registry refuses a rotten file in words of its own
                 store.verify(file.digest)
             raise
+    moved = {blob.digest for blob in sent}
     data = mirror_manifest((file, size) for file, _, size in sized)
     push_document(place.session, data, media_type=MANIFESTS[0], name=place.session.tag)
     return Mirrored(
         reference=place.session.reference,
         files=len(sized),
-        moved=len(sent),
+        moved=sum(file.digest in moved for file, _, _ in sized),
         moved_bytes=sum(blob.size_bytes for blob in sent),
     )
 
