@@ -36,9 +36,7 @@ def disk_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise DiskFullError(
-                str(path), needed_bytes=needed_bytes, free_bytes=free_bytes_at(path)
-            ) from error
+            raise DiskFullError(str(path), needed_bytes=needed_bytes, free_bytes=_free_bytes(path)) from error
         raise StoreError(str(error.filename or path), reason=error.strerror or str(error)) from error
 
 
@@ -172,7 +170,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return how many bytes may still be written to the store's file system."""
-        return free_bytes_at(self.root)
+        return _free_bytes(self.root)
 
     def _link(self, digest: str, target: Path, *, name: str) -> None:
         source = self.path(digest)
@@ -261,8 +259,7 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def free_bytes_at(path: Path) -> int:
-    """Return how many bytes may still be written where ``path`` lies, or would lie."""
+def _free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

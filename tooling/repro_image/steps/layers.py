@@ -147,10 +147,9 @@ class _Job:
         names = {stage.name for stage in stages}
         groups = [group for group in self._groups if group.name in names]
         needed = _LAYERS_FACTOR * sum(wheel.size_bytes for group in groups for wheel in group.wheels)
-        if self._store.free_bytes() < needed:
-            raise DiskFullError(
-                str(self._store.root), needed_bytes=needed, free_bytes=self._store.free_bytes()
-            )
+        free = self._store.free_bytes()
+        if free < needed:
+            raise DiskFullError(str(self._store.root), needed_bytes=needed, free_bytes=free)
         self._reporter.status("checking wheels against their digests")
         contexts = lay_out_contexts(
             self._folder / "contexts",
