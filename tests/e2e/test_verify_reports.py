@@ -12,14 +12,19 @@ from tests.unit.test_html_report import Elements
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
-def test_four_reports_of_one_run_say_where_and_how_the_answers_part(epoch: Recorded, tmp_path: Path) -> None:
+def test_another_sampling_seed_is_found_as_sampling_and_four_reports_say_where_the_answers_part(
+    epoch: Recorded, tmp_path: Path
+) -> None:
     files = {form: tmp_path / f"report.{form}" for form in ("json", "xml", "md", "html")}
     reports = [part for file in files.values() for part in ("--report", str(file))]
     found = epoch.scratch.run("verify", epoch.tag, "--set", "sampling.seed=7", *reports)
     assert found.code == 10, found.out + found.err
     document = json.loads(files["json"].read_text())
     assert (document["verdict"], document["reason"]) == ("mismatch", "sampling")
-    first = document["comparison"]["first"]
+    comparison = document["comparison"]
+    assert {row["lane"] for row in comparison["prompts"] if not all(row["equal"].values())} == {"sampled"}
+    first = comparison["first"]
+    assert first["divergence"]["expected"]["id"] != first["divergence"]["found"]["id"]
     assert f"first divergence: {first['id']} at token {first['divergence']['position']}" in found.out
     root = ElementTree.parse(files["xml"]).getroot()  # noqa: S314 - our own file
     assert root.findtext("./testsuite/system-out") == found.out

@@ -38,22 +38,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def shapes(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """The same image with an epoch of a suite of its own, whose prompts tell ways of working apart.
+    """The same image with an epoch of a suite of its own, whose prompts tell causes apart.
 
-    Some are asked together; some are longer than two blocks of the KV cache, which they share.
+    Most repeat themselves, so that the model is sure how they go on, and are asked together; some are longer
+    than two blocks of the KV cache, which they share.
     """
-    crowd = [synthetic_ids(seed, 10 + seed) for seed in range(16)]
+    crowd = [(synthetic_ids(seed, 4) * 8)[: 20 + seed] for seed in range(12)]
     beginning = synthetic_ids(100, 2 * _BLOCK)
     shared = [beginning + synthetic_ids(seed, 44) for seed in (101, 102)]
     lanes = [_lane(f"together-{number}", crowd, tokens=3, together=True) for number in range(4)]
     return _with_suite(epoch, tmp_path_factory.mktemp("shapes"), *lanes, _lane("prefix", shared, tokens=8))
-
-
-@pytest.fixture(scope="module")
-def sure(epoch: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """The same image with an epoch of prompts that repeat themselves: the model is sure how they go on."""
-    repeated = [synthetic_ids(seed, 8) * 6 for seed in range(4)]
-    return _with_suite(epoch, tmp_path_factory.mktemp("sure"), _lane("sure", repeated, tokens=3))
 
 
 def _with_suite(epoch: Recorded, folder: Path, *lanes: str) -> Recorded:
@@ -131,18 +125,11 @@ def test_another_dtype_is_found_as_weights_since_every_tensor_is_loaded_otherwis
     assert found["weights"]["differing"] == found["weights"]["tensors"]
 
 
-# Sampling and model
+# Model; another sampling seed is in test_verify_reports.py
 
 
-def test_another_sampling_seed_is_found_as_sampling_in_the_sampled_lanes_alone(epoch: Recorded) -> None:
-    found = mismatch(epoch, "--set", "sampling.seed=7")
-    assert found["reason"] == "sampling"
-    assert changed_lanes(found) == {"sampled"}
-    assert found["first"]["divergence"]["expected"]["id"] != found["first"]["divergence"]["found"]["id"]
-
-
-def test_another_model_with_the_same_weights_is_found_as_model(sure: Recorded, tmp_path: Path) -> None:
-    found = mismatch(sure, "--model", changed_model(sure, tmp_path, shorten_rotations))
+def test_another_model_with_the_same_weights_is_found_as_model(shapes: Recorded, tmp_path: Path) -> None:
+    found = mismatch(shapes, "--model", changed_model(shapes, tmp_path, shorten_rotations))
     assert found["reason"] == "model"
     assert found["weights"] is None
     assert found["first"]["divergence"]["position"] < 3
@@ -219,9 +206,15 @@ def test_not_a_number_is_unstable(epoch: Recorded, tmp_path: Path) -> None:
 def test_batches_in_an_engine_of_its_own_process_vary_from_run_to_run_and_are_unstable(
     shapes: Recorded,
 ) -> None:
-    """Which requests are batched with which depends on when they reach the other process."""
+    """Which requests are batched with which depends on when they reach the other process.
+
+    Two runs may agree by chance; three pairs of them do not.
+    """
     own_process = ("--set", "env.VLLM_ENABLE_V1_MULTIPROCESSING=1", "--set", "max_num_seqs=8")
-    found = mismatch(shapes, *own_process, "--repeat", "5")
+    for _ in range(3):
+        found = mismatch(shapes, *own_process, "--repeat", "2")
+        if found["reason"] == "unstable":
+            break
     assert found["reason"] == "unstable"
     assert "disagrees with itself" in found["detail"]
     assert differing(found)["H3"] > 0

@@ -66,6 +66,7 @@ def test_a_processor_that_says_nothing_leaves_the_fields_empty(text: str) -> Non
 def test_memory_and_system_are_read() -> None:
     assert parse_memory((DATA / "meminfo.txt").read_text()) == 24731708 * 1024
     assert parse_memory("") == 0
+    assert parse_memory((DATA / "meminfo.txt").read_text(), field="MemAvailable") == 21552108 * 1024
     assert parse_os_release((DATA / "os-release.txt").read_text()) == "Debian GNU/Linux 12 (bookworm)"
     assert parse_os_release("NAME='Some Linux'\n") == "Some Linux"
     assert parse_os_release("") == "Linux"

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from repro_image.core.layers import BUCKETS, HEAVY_BYTES, MAX_GROUPS, LayerGroup, layer_groups
+from repro_image.core.layers import (
+    BUCKETS,
+    HEAVY_BYTES,
+    MAX_GROUPS,
+    UNPACKED_FACTOR,
+    LayerGroup,
+    layer_groups,
+    memory_to_unpack,
+)
 from repro_image.core.lockfile import LockedWheel
 from repro_image.core.reference import sha256_digest
 
@@ -122,3 +130,12 @@ def test_a_layer_has_the_slice_of_the_lock_that_an_installer_reads() -> None:
     wheel = replace(make_wheel("a", 3), sha256="sha256:" + "0" * 64)
     group = LayerGroup(name="bucket-0", wheels=(wheel,))
     assert group.requirements == f"a==1 --hash=sha256:{'0' * 64}  # a-1-py3-none-any.whl 3 bytes from index\n"
+
+
+def test_the_largest_layers_made_at_once_are_unpacked_in_half_of_the_memory_or_on_a_disk() -> None:
+    groups = [LayerGroup(name=str(size), wheels=(make_wheel("a", size),)) for size in (10, 700, 40)]
+    needed = UNPACKED_FACTOR * 740
+    assert memory_to_unpack(groups, at_once=2, available_bytes=2 * needed) == needed
+    assert memory_to_unpack(groups, at_once=2, available_bytes=2 * needed - 1) == 0
+    assert memory_to_unpack(groups, at_once=8, available_bytes=10**6) == UNPACKED_FACTOR * 750
+    assert memory_to_unpack(groups, at_once=2, available_bytes=0) == 0, "the system does not tell"

