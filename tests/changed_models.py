@@ -14,7 +14,6 @@ from tests.scratch import Scratch
 
 Matrix = npt.NDArray[np.float32]
 
-_EMBEDDING = "model.embed_tokens.weight"
 _NORM = "model.norm.weight"
 
 
@@ -88,13 +87,6 @@ def round_to_int8(model: ChangedModel) -> None:
         return rounded
 
     model.change_tensors(change)
-
-
-def swap_embedding_rows(model: ChangedModel) -> None:
-    """Swap the two halves of the vocabulary's rows, as a model of another vocabulary would have them."""
-    model.change_tensors(
-        lambda name, values: np.roll(values, len(values) // 2, axis=0) if name == _EMBEDDING else None
-    )
 
 
 def put_one_nan(model: ChangedModel) -> None:

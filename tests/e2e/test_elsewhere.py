@@ -52,11 +52,6 @@ def test_another_class_is_not_comparable_until_it_is_recorded(
     assert "999" in refused.out
     assert fleet.recorded() == before
 
-    across = fleet.run("verify", epoch.tag, "--across", prefix=other_processor)
-    assert across.code == 0, across.out + across.err
-    assert "in another numeric class" in across.out.splitlines()[0], "the bits are equal, and that is told"
-    assert fleet.recorded() == before
-
     weak = fleet.run("verify", epoch.tag, "--record", "--must-see", "0.1%", prefix=other_processor)
     assert weak.code == 11, weak.out + weak.err
     assert weak.out.startswith("not comparable (power): ")

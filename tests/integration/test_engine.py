@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from repro_image.errors import (
     ImageStoreError,
 )
 from tests.integration.conftest import Quiet
+from tests.registry import make_certificate
 from tests.scratch import docker
 
 pytestmark = [
@@ -330,6 +331,66 @@ def test_an_engine_that_is_not_running_is_told_with_exit_code_5(
     assert caught.value.exit_code == 5
     assert caught.value.what.startswith("no Docker Engine answers: ")
     assert "start it" in caught.value.fix
+
+
+@pytest.fixture
+def context_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """A function that makes a docker context for an engine at a socket, and takes it into use."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"):
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever the engine sets
+
+    def make(path: Path) -> None:
+        docker("context", "create", "other", "--docker", f"host=unix://{path}")
+        docker("context", "use", "other")
+
+    return make
+
+
+def test_the_docker_context_in_use_is_taken_by_us_and_by_the_docker_that_we_start(
+    context_at: Callable[[Path], None], tmp_path: Path
+) -> None:
+    link = tmp_path / "other.sock"
+    link.symlink_to("/var/run/docker.sock")
+    context_at(link)
+    assert Engine().versions.folder is not None
+    assert os.environ["DOCKER_HOST"] == f"unix://{link}"
+    link.unlink()
+    told = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
+    assert str(link) in told.stderr, "no other engine is asked"
+
+
+def test_a_context_whose_engine_or_files_are_gone_is_told_by_its_name(
+    context_at: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+    with pytest.raises(EngineMissingError, match='context "nowhere": context not found'):
+        Engine().require_suitable()
+    monkeypatch.setenv("DOCKER_CONTEXT", "")
+    context_at(tmp_path / "gone.sock")
+    for file in tmp_path.glob("contexts/meta/*/meta.json"):
+        whole = file.read_text()
+        file.write_text(whole[:20])
+        with pytest.raises(EngineMissingError, match='context "other": '):
+            Engine().require_suitable()
+        file.write_text(whole)
+    with pytest.raises(EngineMissingError, match="no Docker Engine answers"):
+        Engine().require_suitable()
+    assert os.environ["DOCKER_HOST"] == f"unix://{tmp_path / 'gone.sock'}"
+
+
+def test_a_context_with_certificates_hands_them_on(
+    context_at: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make_certificate(tmp_path, "far", address="127.0.0.1")
+    places = ",".join(f"{name}={file}" for name in ("ca", "cert", "key"))
+    docker("context", "create", "far", "--docker", f"host=tcp://127.0.0.1:1,{places}")
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    with pytest.raises(EngineMissingError):
+        Engine().require_suitable()
+    assert os.environ["DOCKER_HOST"] == "tcp://127.0.0.1:1"
+    assert os.environ["DOCKER_TLS_VERIFY"] == "1"
+    assert (Path(os.environ["DOCKER_CERT_PATH"]) / "key.pem").read_text() == file.read_text()
 
 
 def test_a_socket_that_this_user_may_not_open_is_told_as_such(tmp_path: Path) -> None:

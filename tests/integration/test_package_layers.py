@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
 from repro_image.adapters.files import Project
 from repro_image.adapters.store import Store
+from repro_image.cli import group
 from repro_image.core.layers import layer_groups
 from repro_image.core.lockfile import LockedWheel, print_json_lock, print_requirements
 from repro_image.core.reference import sha256_digest
+from repro_image.steps import layers
 from tests.scratch import IMAGE, Run, Scratch, containers, docker, wait_until
 
 pytestmark = pytest.mark.docker
@@ -143,6 +146,19 @@ def test_another_umask_locale_and_clock_make_the_same_layers(
     again = build(scratch, umask=0o077, environment={**elsewhere, **others})
     assert "build: layer bucket-" in again.err
     assert again.json[0]["config"] == found.json[0]["config"]
+
+
+def test_wheels_that_do_not_fit_into_memory_after_all_are_unpacked_on_the_disk(
+    built: tuple[Scratch, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, found = built
+    shutil.rmtree(scratch.store / "layers")
+    monkeypatch.setattr(layers, "memory_to_unpack", lambda *_, **__: 4096)
+    place = ["--project", str(scratch.folder), "--store", str(scratch.store)]
+    again = CliRunner().invoke(group, [*place, "build", IMAGE, "--no-golden", "--json"])
+    assert again.exit_code == 0, again.output
+    assert "build: layer bucket-" in again.stderr
+    assert json.loads(again.stdout)[0]["config"] == found.json[0]["config"]
 
 
 def test_locks_of_another_moment_take_no_layer_of_the_old_one(

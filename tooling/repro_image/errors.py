@@ -158,7 +158,7 @@ class EngineMissingError(WorldError):
                 "no Docker Engine answers",
                 "start it (`systemctl start docker`); `repro-image doctor` says what is needed",
             )
-        super().__init__(f"{what}: {reason}", where="DOCKER_HOST, else /var/run/docker.sock", fix=fix)
+        super().__init__(f"{what}: {reason}", where="DOCKER_HOST, else the docker context in use", fix=fix)
         self.reason = reason
 
 

@@ -107,8 +107,9 @@ def _run(arguments: list[str], reporter: Reporter) -> tuple["Progress", int]:
     )
     assert process.stderr is not None  # noqa: S101 - PIPE was asked for above
     try:
-        for line in process.stderr:
-            progress.feed(line)
+        with process.stderr as lines:
+            for line in lines:
+                progress.feed(line)
         return progress, process.wait()
     except BaseException:
         process.send_signal(signal.SIGINT)  # buildx then cancels the build in the engine

@@ -8,6 +8,7 @@ behind.
 import contextlib
 import functools
 import io
+import json
 import os
 import re
 import subprocess
@@ -153,15 +154,49 @@ def parse_version(text: str) -> Version | None:
         return None
 
 
+def _take_over_context() -> None:
+    """Say in DOCKER_HOST what the docker context in use says, for us and for every docker that we start.
+
+    The SDK does not ask for contexts, and a build names the builder `default`, which is DOCKER_HOST's engine.
+    """
+    name = os.environ.get("DOCKER_CONTEXT") or _context_in_use()
+    if os.environ.get("DOCKER_HOST") or name == "default":
+        return
+    asked = ["docker", "context", "inspect", name]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        (context,) = json.loads(told.stdout)
+        endpoint, storage = context["Endpoints"]["docker"], context["Storage"]["TLSPath"]
+    except subprocess.CalledProcessError as error:
+        raise EngineMissingError(str(error.stderr).strip()) from error
+    except (OSError, ValueError, LookupError) as error:
+        raise EngineMissingError(f"docker context {name}: {error}") from error
+    os.environ["DOCKER_HOST"] = endpoint["Host"]
+    certificates = Path(storage, "docker")
+    if certificates.is_dir():
+        os.environ["DOCKER_CERT_PATH"] = str(certificates)
+        os.environ["DOCKER_TLS_VERIFY"] = "" if endpoint.get("SkipTLSVerify") else "1"
+
+
+def _context_in_use() -> str:
+    """Return what `docker context use` wrote down last; a file that says nothing means the default."""
+    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    try:
+        return str(json.loads(Path(folder, "config.json").read_bytes()).get("currentContext") or "default")
+    except (OSError, ValueError, AttributeError):
+        return "default"
+
+
 class Engine:
-    """One Docker Engine: the one that the docker CLI's environment names (DOCKER_HOST), else the local
-    one.
+    """One Docker Engine, the one that the docker CLI takes: DOCKER_HOST, else the context in use, else the
+    local one.
     """
 
     @functools.cached_property
     def _client(self) -> "docker.DockerClient":
         import docker
 
+        _take_over_context()
         try:
             client = docker.from_env(timeout=600)
             client.ping()
