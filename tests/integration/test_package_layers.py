@@ -4,18 +4,27 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from repro_image.adapters import layer_loader
+from repro_image.adapters.engine import ROOT_REPOSITORY, Engine
 from repro_image.adapters.files import Project
-from repro_image.adapters.store import Store
+from repro_image.adapters.layer_loader import LayerLoader, ReadyLayer
+from repro_image.adapters.store import Store, hash_file
 from repro_image.cli import group
+from repro_image.core.layered_image import AddedLayer
 from repro_image.core.layers import layer_groups
 from repro_image.core.lockfile import LockedWheel, print_json_lock, print_requirements
 from repro_image.core.reference import sha256_digest
@@ -159,6 +168,65 @@ def test_wheels_that_do_not_fit_into_memory_after_all_are_unpacked_on_the_disk(
     assert again.exit_code == 0, again.output
     assert "build: layer bucket-" in again.stderr
     assert json.loads(again.stdout)[0]["config"] == found.json[0]["config"]
+
+
+def test_the_engine_may_clear_away_what_has_no_name_at_any_moment(
+    built: tuple[Scratch, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One name for all calls ended so: the image below was cleared away while the next was unpacked on it."""
+    del built  # it has loaded a root
+    root = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ROOT_REPOSITORY).split()[0]
+    names = ("repro-image-layers/busy:1", "repro-image-layers/busy:2")
+    monkeypatch.setattr(layer_loader, "_CALL_BYTES", 1)
+    monkeypatch.setattr(layer_loader, "_GONE", "no second try")
+    engine = Engine()
+    loader = LayerLoader(engine, root, names=names, count=12, source_date_epoch=1)
+    try:
+        with _busy_collector():
+            loader.start()
+            for number in range(12):
+                loader.put(number, _ready_layer(tmp_path, number))
+            assert loader.close() == names[1]
+    finally:
+        for name in names:
+            engine.untag(name)
+
+
+def _ready_layer(folder: Path, number: int) -> ReadyLayer:
+    """Return a new layer of files that take the engine a moment."""
+    file = folder / f"{number}.tar"
+    with tarfile.open(file, "w") as archive:
+        for name in range(150):
+            member = tarfile.TarInfo(f"x/{number}/{name}")
+            member.size = 2000
+            archive.addfile(member, io.BytesIO(os.urandom(2000)))
+    layer = AddedLayer(digest=hash_file(file), size_bytes=file.stat().st_size, step=f"COPY {number}")
+    return ReadyLayer(layer=layer, file=file)
+
+
+@contextmanager
+def _busy_collector() -> Iterator[None]:
+    """Have containerd collect its garbage all the time, as it does when a lease is deleted in this way."""
+    told = json.loads(docker("info", "--format", "{{json .Containerd}}")) or {}  # nothing before Docker 27
+    address = told.get("Address") or "/var/run/docker/containerd/containerd.sock"
+    leases = ["ctr", "--address", address, "--namespace", "moby", "leases"]
+    done = threading.Event()
+    collected = []
+
+    def collect() -> None:
+        while not done.is_set():
+            for words in (["create", "--id", "test"], ["delete", "--sync", "test"]):
+                subprocess.run([*leases, *words], check=True, capture_output=True)
+            collected.append(1)
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert len(collected) > 5, "the collector did not run"
 
 
 def test_locks_of_another_moment_take_no_layer_of_the_old_one(

@@ -18,25 +18,29 @@ from repro_image.core.layered_image import AddedLayer, blob_path
 from repro_image.core.reference import sha256_digest
 from repro_image.errors import EngineCallError
 
-NAME = "127.0.0.1:1/repro-image/packages:1"
+NAMES = ("127.0.0.1:1/repro-image/packages:1", "127.0.0.1:1/repro-image/packages:1-next")
 ROOT = sha256_digest(b"root")
 
 
 class FakeEngine:
     """Keeps what is loaded. owned: digests of blobs that it has already; failures: how many loads fail."""
 
-    def __init__(self, owned: tuple[str, ...] = (), failures: int = 0) -> None:
+    def __init__(
+        self, owned: tuple[str, ...] = (), failures: int = 0, reason: str = "no space left on device"
+    ) -> None:
         self.loads: list[dict[str, bytes]] = []
-        self.owned, self.failures = owned, failures
+        self.names: list[str] = []
+        self.owned, self.failures, self.reason = owned, failures, reason
 
     def image(self, reference: str) -> Any:
         return SimpleNamespace(id=reference)
 
     def load(self, archive: Iterator[bytes], *, name: str) -> None:
         data = io.BytesIO(b"".join(archive))
+        self.names.append(name)
         if self.failures:
             self.failures -= 1
-            raise EngineCallError("docker load", "no space left on device")
+            raise EngineCallError("docker load", self.reason)
         with tarfile.open(fileobj=data) as found:
             self.loads.append({member.name: found.extractfile(member).read() for member in found})  # type: ignore[union-attr]
 
@@ -47,7 +51,7 @@ class FakeEngine:
 
 def config_of(files: dict[str, bytes]) -> Any:
     (entry,) = json.loads(files["index.json"])["manifests"]
-    assert entry["annotations"]["io.containerd.image.name"] == NAME
+    assert entry["annotations"]["io.containerd.image.name"] in NAMES
     manifest = json.loads(files[blob_path(entry["digest"])])
     return json.loads(files[blob_path(manifest["config"]["digest"])])
 
@@ -79,7 +83,7 @@ def loader(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> LayerLoader:
     monkeypatch.setattr(layer_loader, "open_engine", lambda *_, **__: None)
     monkeypatch.setattr(layer_loader, "read_documents", lambda _: documents)
     monkeypatch.setattr(layer_loader, "has_blob", lambda engine, digest, _: digest in engine.owned)
-    return LayerLoader(engine, "root", name=NAME, count=3, source_date_epoch=1)  # type: ignore[arg-type]
+    return LayerLoader(engine, "root", names=NAMES, count=3, source_date_epoch=1)  # type: ignore[arg-type]
 
 
 def test_layers_that_are_ready_together_go_in_one_call_as_one_image(
@@ -145,6 +149,14 @@ def test_what_the_engine_had_after_all_not_is_sent(
     assert all(blob_path(one.layer.digest) in engine.loads[0] for one in layers)
 
 
+def test_layers_that_the_engine_cleared_away_while_it_looked_are_unpacked_again(
+    monkeypatch: pytest.MonkeyPatch, layers: list[ReadyLayer]
+) -> None:
+    engine = FakeEngine(failures=1, reason="parent snapshot sha256:0 does not exist: not found")
+    load_one_by_one(monkeypatch, engine, layers).close()
+    assert engine.diff_ids()[-1] == [one.layer.digest for one in layers]
+
+
 class UnpackingEngine(FakeEngine):
     """Unpacks no layer of the first call before the second call's layers have come.
 
@@ -192,6 +204,17 @@ def test_layers_are_handed_over_while_those_below_are_unpacked(
     unpacked = [line for line in engine.seen if line.endswith("unpacked")]
     assert unpacked == ["0 unpacked", "1 unpacked", "2 unpacked"]
     assert engine.seen.index("2 came") > engine.seen.index("0 unpacked")  # two calls at a time
+
+
+def test_an_image_keeps_its_name_while_the_next_is_unpacked_on_top_of_it(
+    monkeypatch: pytest.MonkeyPatch, layers: list[ReadyLayer]
+) -> None:
+    engine = FakeEngine()
+    name = load_one_by_one(monkeypatch, engine, layers).close()
+    assert engine.names == [NAMES[0], NAMES[1], NAMES[0]]
+    assert name == NAMES[0]
+    written = [json.loads(files["index.json"])["manifests"][0]["annotations"] for files in engine.loads]
+    assert [annotations["io.containerd.image.name"] for annotations in written] == engine.names
 
 
 def test_nothing_is_unpacked_on_top_of_what_could_not_be(

@@ -17,6 +17,7 @@ from repro_image.core.layered_image import AddedLayer, blob_path, layered_image
 from repro_image.errors import EngineCallError
 
 _CALL_BYTES = 128 * 2**20
+_GONE = "parent snapshot"  # the engine's words where a layer below was cleared away while it looked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,12 +60,18 @@ class LayerLoader(threading.Thread):
     The engine unpacks a layer on top of the ones below, so it has to get them bottom first, one call after
     the other; while it unpacks the layers of one, those of the next are handed over. Daemon threads: when
     this process ends, the connections do, and the engine gives up the calls.
+
+    names: two, which the calls' images get in turns. An image without a name is cleared away while the next
+           one is unpacked on top of it, so it keeps its name until that one is whole.
     """
 
-    def __init__(self, engine: Engine, below: str, *, name: str, count: int, source_date_epoch: int) -> None:
+    def __init__(
+        self, engine: Engine, below: str, *, names: tuple[str, str], count: int, source_date_epoch: int
+    ) -> None:
         super().__init__(name="layer-loader", daemon=True)
-        self._engine, self._below, self._name = engine, below, name
+        self._engine, self._below, self._names = engine, below, names
         self._source_date_epoch = source_date_epoch
+        self._calls = 0
         self._slots: list[ReadyLayer | None] = [None] * count
         self._is_closed = False
         self._changed = threading.Condition()
@@ -76,14 +83,18 @@ class LayerLoader(threading.Thread):
             self._slots[position] = layer
             self._changed.notify()
 
-    def close(self) -> None:
-        """Wait until all layers are loaded; they all came. Raises: what loading raised."""
+    def close(self) -> str:
+        """Wait until all layers are loaded, which all came, and return which of the names has them.
+
+        Raises: what loading raised.
+        """
         self.give_up()
         self.join()
         if self._failure is not None:
             raise self._failure
         if None in self._slots:
-            raise RuntimeError(f"layer {self._slots.index(None)} of {self._name} never came")
+            raise RuntimeError(f"layer {self._slots.index(None)} of {self._names[0]} never came")
+        return self._names[(self._calls - 1) % 2]
 
     def give_up(self) -> None:
         """Begin no further call, and do not wait for the one that is under way."""
@@ -101,8 +112,11 @@ class LayerLoader(threading.Thread):
                 if len(ready) == sent:
                     break
                 ready = ready[: sent + _in_one_call(ready[sent:])]
-                before, last = last, _Call(partial(self._load, documents, ready, ready[sent:]), before=last)
+                name = self._names[self._calls % 2]
+                load = partial(self._load, documents, ready, ready[sent:], name)
+                before, last = last, _Call(load, before=last)
                 last.start()
+                self._calls += 1
                 sent = len(ready)
                 before.end()
             last.end()
@@ -129,22 +143,23 @@ class LayerLoader(threading.Thread):
         documents: ImageDocuments,
         ready: Sequence[ReadyLayer],
         new: Sequence[ReadyLayer],
+        name: str,
         wait_for_turn: Callable[[], None],
     ) -> None:
         image = layered_image(
             documents,
             [one.layer for one in ready],
-            name=self._name,
+            name=name,
             source_date_epoch=self._source_date_epoch,
         )
         missing = [one for one in new if not has_blob(self._engine, one.layer.digest, one.layer.size_bytes)]
         try:
-            self._engine.load(_layout(image, missing, wait_for_turn), name=self._name)
-        except EngineCallError:
-            if len(missing) == len(new):
+            self._engine.load(_layout(image, missing, wait_for_turn), name=name)
+        except EngineCallError as error:
+            if len(missing) == len(new) and _GONE not in str(error):
                 raise
-            # The blob was another engine's, or went between the look and the call.
-            self._engine.load(_layout(image, new, wait_for_turn), name=self._name)
+            # The blob was another engine's, or it, or what an interrupted build left, went meanwhile.
+            self._engine.load(_layout(image, new, wait_for_turn), name=name)
 
 
 def _in_one_call(layers: Sequence[ReadyLayer]) -> int:

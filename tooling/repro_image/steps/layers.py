@@ -48,7 +48,8 @@ def packages_context(
         try:
             yield {PACKAGES: f"{_LOCAL}{name}", **dict.fromkeys(("wheels", "locks", "tools"), str(unused))}
         finally:
-            engine.untag(name)
+            for name in job.names:
+                engine.untag(name)
 
 
 def _root_image(
@@ -103,11 +104,15 @@ class _Job:
         parts = [str(self._store.root), self._plan.locks.base.root, *self._keys.values()]
         return canonical_digest(parts).removeprefix("sha256:")[:16]
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Which the engine's image may have while it is made."""
+        return f"{PACKAGES_REPOSITORY}:{self.tag}", f"{PACKAGES_REPOSITORY}:{self.tag}-next"
+
     def load(self, root: str) -> str:
         """Return the name of the engine's image of ``root`` with all the layers on top."""
-        name = f"{PACKAGES_REPOSITORY}:{self.tag}"
         loader = LayerLoader(
-            self._engine, root, name=name, count=len(self._stages), source_date_epoch=self._epoch
+            self._engine, root, names=self.names, count=len(self._stages), source_date_epoch=self._epoch
         )
         missing = []
         for stage in self._stages:
@@ -121,13 +126,12 @@ class _Job:
             if missing:
                 self._make(missing, root, loader)
             self._reporter.status("loading layers into the engine")
-            loader.close()
+            return loader.close()
         except EngineCallError:
             self._refuse_rotten()
             raise
         finally:
             loader.give_up()
-        return name
 
     def _refuse_rotten(self) -> None:
         """Raise CorruptFileError where a kept layer rotted; the engine says so in words of its own."""
