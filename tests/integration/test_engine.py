@@ -368,12 +368,12 @@ def test_a_context_whose_engine_or_files_are_gone_is_told_by_its_name(
         Engine().require_suitable()
     monkeypatch.setenv("DOCKER_CONTEXT", "")
     context_at(tmp_path / "gone.sock")
-    for file in tmp_path.glob("contexts/meta/*/meta.json"):
-        whole = file.read_text()
-        file.write_text(whole[:20])
-        with pytest.raises(EngineMissingError, match='context "other": '):
-            Engine().require_suitable()
-        file.write_text(whole)
+    (file,) = tmp_path.glob("contexts/meta/*/meta.json")
+    whole = file.read_text()
+    file.write_text(whole[:20])
+    with pytest.raises(EngineMissingError, match='context "other": '):
+        Engine().require_suitable()
+    file.write_text(whole)
     with pytest.raises(EngineMissingError, match="no Docker Engine answers"):
         Engine().require_suitable()
     assert os.environ["DOCKER_HOST"] == f"unix://{tmp_path / 'gone.sock'}"
