@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from repro_image.adapters import layer_loader
-from repro_image.adapters.engine import ROOT_REPOSITORY, Engine
+from repro_image.adapters.engine import PACKAGES_REPOSITORY, ROOT_REPOSITORY, Engine
 from repro_image.adapters.files import Project
 from repro_image.adapters.layer_loader import LayerLoader, ReadyLayer
 from repro_image.adapters.store import Store, hash_file
@@ -114,7 +114,11 @@ def own_store(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         docker("image", "rm", "--force", reference)
 
 
-WHEELS = {name: make_wheel(name) for name in ("alpha", "beta", "gamma", "delta")}
+MODULES = 64
+WHEELS = {
+    **{name: make_wheel(name) for name in ("alpha", "beta", "gamma")},
+    "delta": make_wheel("delta", {f"delta/m{number}.py": f"x = {number}\n" for number in range(MODULES)}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +161,16 @@ def test_another_umask_locale_and_clock_make_the_same_layers(
     assert again.json[0]["config"] == found.json[0]["config"]
 
 
+@pytest.mark.parametrize(
+    "pages", [1, MODULES * 3 // 2], ids=["no room for files", "room for files and some of their bytecode"]
+)
 def test_wheels_that_do_not_fit_into_memory_after_all_are_unpacked_on_the_disk(
-    built: tuple[Scratch, Run], monkeypatch: pytest.MonkeyPatch
+    built: tuple[Scratch, Run], monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
+    """What installs wheels passes over bytecode that it cannot write."""
     scratch, found = built
     shutil.rmtree(scratch.store / "layers")
-    monkeypatch.setattr(layers, "memory_to_unpack", lambda *_, **__: 4096)
+    monkeypatch.setattr(layers, "memory_to_unpack", lambda *_, **__: 4096 * pages)
     place = ["--project", str(scratch.folder), "--store", str(scratch.store)]
     again = CliRunner().invoke(group, [*place, "build", IMAGE, "--no-golden", "--json"])
     assert again.exit_code == 0, again.output
@@ -176,7 +184,7 @@ def test_the_engine_may_clear_away_what_has_no_name_at_any_moment(
     """One name for all calls ended so: the image below was cleared away while the next was unpacked on it."""
     del built  # it has loaded a root
     root = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", ROOT_REPOSITORY).split()[0]
-    names = ("repro-image-layers/busy:1", "repro-image-layers/busy:2")
+    names = (f"{PACKAGES_REPOSITORY}:busy-1", f"{PACKAGES_REPOSITORY}:busy-2")
     monkeypatch.setattr(layer_loader, "_CALL_BYTES", 1)
     monkeypatch.setattr(layer_loader, "_GONE", "no second try")
     engine = Engine()

@@ -128,16 +128,17 @@ def locked(
     registry: Registry, debian: str, store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Locked]:
     scratch = make_project(tmp_path_factory.mktemp("project"), store, f"{debian}:stable")
+    before = image_names()
     run = scratch.run("lock", IMAGE, "--json")
     assert run.code == 0, run.err
     yield Locked(scratch, registry, run)
-    root = re.search(
-        r"^# root: sha256:([0-9a-f]{16})", (scratch.locks / "requirements.txt").read_text(), re.MULTILINE
-    )
-    assert root is not None
-    names = docker("image", "ls", "--quiet", "--filter", f"reference={registry.host}/*").split()
-    base = str(Locked(scratch, registry, run).base["manifest"]).removeprefix("sha256:")[:16]
-    docker("rmi", "--force", f"{ROOT_REPOSITORY}:{root[1]}", f"{BASE_REPOSITORY}:{base}", *set(names))
+    pulled = docker("image", "ls", "--quiet", "--filter", f"reference={registry.host}/*").split()
+    made = {name for name in image_names() - before if name.startswith((ROOT_REPOSITORY, BASE_REPOSITORY))}
+    docker("rmi", "--force", *made, *set(pulled))
+
+
+def image_names() -> set[str]:
+    return set(docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
 
 
 def test_lock_names_the_index_the_manifest_the_configuration_and_the_packages(locked: Locked) -> None:

@@ -57,13 +57,14 @@ def layer_groups(wheels: Sequence[LockedWheel]) -> tuple[LayerGroup, ...]:
 
 
 def memory_to_unpack(groups: Sequence[LayerGroup], *, at_once: int, available_bytes: int) -> int:
-    """Return how many bytes of memory hold any ``at_once`` of ``groups`` unpacked; 0 where that is too much.
+    """Return how many bytes of memory ``groups`` may be unpacked in, ``at_once`` at a time; 0: in none.
 
-    Files in memory cost a fraction of those on a disk; half of what is available may go to them.
+    Files in memory cost a fraction of those on a disk. All of half of what is available, where that is enough:
+    what is not used costs nothing, and many small files need more room than the sum of their sizes.
     """
     largest = sorted((group.size_bytes for group in groups), reverse=True)[:at_once]
-    needed = UNPACKED_FACTOR * sum(largest)
-    return needed if 2 * needed <= available_bytes else 0
+    half = available_bytes // 2
+    return half if UNPACKED_FACTOR * sum(largest) <= half else 0
 
 
 def _heavy_bytes(wheels: Sequence[LockedWheel]) -> int:
