@@ -59,7 +59,7 @@ def layer_groups(wheels: Sequence[LockedWheel]) -> tuple[LayerGroup, ...]:
 def memory_to_unpack(groups: Sequence[LayerGroup], *, at_once: int, available_bytes: int) -> int:
     """Return how many bytes of memory ``groups`` may be unpacked in, ``at_once`` at a time; 0: in none.
 
-    Files in memory cost a fraction of those on a disk. All of half of what is available, where that is enough:
+    Files in memory cost a fraction of those on a disk. All of half of what is available where that is enough:
     what is not used costs nothing, and many small files need more room than the sum of their sizes.
     """
     largest = sorted((group.size_bytes for group in groups), reverse=True)[:at_once]
