@@ -40,12 +40,12 @@ _ENGINE = """\
 """
 _SCRIPT = """\
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME={home}
-mount --make-rshared /
+mount --make-rshared /; ln -s /proc/self/fd /dev/fd
 mkdir -p /etc/docker
 echo '{settings}' >/etc/docker/daemon.json
 {engine} && (
 {script}
-) >/run/out
+) >/run/out 2> >(cat >&2)
 echo "ended $? $(base64 --wrap 0 /run/out)"
 sleep 3 # until the console has told it
 echo b >/proc/sysrq-trigger
