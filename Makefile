@@ -48,7 +48,7 @@ large: setup  ## The real vllm-cuda image, up to a kernel's launch: 50 GB of dis
 	$(PYTEST) tests -m large
 
 .PHONY: soak
-soak: setup  ## Twenty honest repeats, another version of vLLM, another machine: an hour and a half, real vLLM.
+soak: setup  ## Twenty honest repeats, another version of vLLM, another machine: over two hours, real vLLM.
 	@.ci/virtual-machine
 	$(PYTEST) tests/soak -m soak --no-skips
 
