@@ -1,15 +1,21 @@
 """Two numeric classes judged by replay and noise floor: match, drift, mismatch, or nothing to judge by."""
 
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
+import zstandard
 from msgspec.structs import replace
 
 from repro_image.core.across import judge_across
+from repro_image.core.classes import apart
 from repro_image.core.comparison import ClassDifferences, Comparison, Reason, Verdict, compare_across
-from repro_image.core.epoch import NoiseFloor
+from repro_image.core.controls import rounding
+from repro_image.core.epoch import NoiseFloor, Rounding
 from repro_image.core.golden import Completion, Golden, pack_ids, unpack_floats, unpack_ids
+from repro_image.core.golden_file import parse_golden
+from tests.ledger_samples import sample_class
 from tests.unit.made_goldens import TOKENS, change, make_golden, other_bits, other_token, pack_floats
 
 FLOOR = NoiseFloor(flip_rate=0.01, median_nats=0.001, p99_nats=0.2, tokens=400)
@@ -72,7 +78,54 @@ def test_odds_within_the_noise_floor_are_drift() -> None:
 def test_odds_that_move_by_more_than_three_floors_are_a_mismatch_although_no_token_flips() -> None:
     comparison = judged(close_calls(), moved(close_calls(), 0.0031))
     assert (comparison.verdict, comparison.reason) == (Verdict.MISMATCH, Reason.NUMERIC)
-    assert comparison.detail == "log-probabilities move more than by another order of work"
+    assert comparison.detail == "log-probabilities move more than the noise floor explains"
+
+
+def test_what_rounding_puts_between_two_classes_is_drift_and_what_lies_beyond_is_not() -> None:
+    rounding = Rounding(flip_rate=0.05, median_nats=0.01, p99_nats=0.9, tokens=400)
+    floor = replace(FLOOR, rounding=rounding)
+    near = judged(close_calls(), moved(close_calls(), 0.0174), floor)
+    assert near.verdict is Verdict.DRIFT
+    assert near.across is not None
+    assert near.across.median_limit_nats == pytest.approx(0.0175)
+    assert (near.across.tau_nats, near.across.floor_flips.events) == (0.9, 20)
+    assert judged(close_calls(), moved(close_calls(), 0.0176), floor).verdict is Verdict.MISMATCH
+
+
+def test_of_two_classes_the_one_that_knows_its_rounding_judges() -> None:
+    rounding = Rounding(flip_rate=0.05, median_nats=0.01, p99_nats=0.9, tokens=400)
+    near, far = close_calls(), moved(close_calls(), 0.01)
+    early = replace(sample_class(golden=near), noise_floor=FLOOR)
+    later = replace(sample_class(golden=far, threads=4), noise_floor=replace(FLOOR, rounding=rounding))
+    assert apart(early, near, later, far).verdict == "drift"
+    assert apart(early, near, replace(later, noise_floor=FLOOR), far).verdict == "mismatch"
+
+
+def recorded(name: str) -> Golden:
+    """Return answers of a real machine: tests/data/classes/README.md."""
+    data = (Path(__file__).parents[1] / f"data/classes/{name}.golden.zst").read_bytes()
+    return parse_golden(zstandard.ZstdDecompressor().decompress(data), path=name)
+
+
+@pytest.mark.parametrize(("first", "second"), [("intel", "amd"), ("amd", "intel")])
+def test_two_makers_of_processors_drift_apart_and_weights_of_int8_are_told_from_both(
+    first: str, second: str
+) -> None:
+    expected, exact = recorded(first), rounding(recorded(first), recorded("amd-float32"))
+    assert exact is not None
+    order = NoiseFloor(
+        flip_rate=0.0099, median_nats=0.00253, p99_nats=0.128, tokens=708
+    )  # as epoch 1 recorded
+    without = judge_across(expected, recorded(second), order)
+    assert without is not None
+    assert without.told() == "log-probabilities move more than the noise floor explains"
+    honest = judge_across(expected, recorded(second), replace(order, rounding=exact))
+    rounded = judge_across(expected, recorded("amd-int8"), replace(order, rounding=exact))
+    assert honest is not None
+    assert rounded is not None
+    assert (honest.tokens, honest.is_drift, rounded.is_drift) == (576, True, False)
+    assert honest.median_nats < 0.7 * honest.median_limit_nats
+    assert rounded.median_nats > 1.25 * rounded.median_limit_nats
 
 
 def test_a_floor_of_zero_still_allows_what_moves_no_likely_logit() -> None:

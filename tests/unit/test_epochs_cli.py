@@ -19,7 +19,7 @@ from repro_image.adapters.goldens import Goldens
 from repro_image.adapters.ledger_files import Ledger
 from repro_image.cli import group
 from repro_image.core.canonical import canonical_digest
-from repro_image.core.epoch import NoiseFloor, Power
+from repro_image.core.epoch import NoiseFloor, Power, Rounding
 from repro_image.core.golden_file import golden_digest
 from repro_image.core.ledger import StoredEpoch
 from repro_image.errors import (
@@ -161,7 +161,8 @@ def test_an_epoch_is_shown_with_its_later_records(lab: Lab) -> None:
 
 
 def test_the_classes_of_an_epoch_stand_side_by_side_with_how_far_they_are_apart(lab: Lab) -> None:
-    floor = NoiseFloor(flip_rate=0.0125, median_nats=0.0049, p99_nats=0.13, tokens=400)
+    rounding = Rounding(flip_rate=0.02, median_nats=0.013, p99_nats=0.14, tokens=400)
+    floor = NoiseFloor(flip_rate=0.0125, median_nats=0.0049, p99_nats=0.13, tokens=400, rounding=rounding)
     golden, near = close_calls(), moved(close_calls(), 0.002)
     first = replace(
         sample_class(golden=golden),
@@ -175,13 +176,13 @@ def test_the_classes_of_an_epoch_stand_side_by_side_with_how_far_they_are_apart(
     a, b = (lab.json("show", "1")["apart"][0][side] for side in "ab")
     lines = lab.told("show", "1").splitlines()
     rows = [line.split() for line in lines]
-    assert [*a[7:19].split(), "2", "40", "10.9", "%", "1.25", "%", "0.0049"] in [
-        [row[0], *row[-7:]] for row in rows if len(row) > 7
+    assert [*a[7:19].split(), "2", "40", "10.9", "%", "1.25", "%", "0.0049", "0.013"] in [
+        [row[0], *row[-8:]] for row in rows if len(row) > 8
     ]
-    assert [b[7:19], "4", "40", "-", "-", "-"] in [[row[0], *row[-5:]] for row in rows if len(row) > 5]
+    assert [b[7:19], "4", "40", "-", "-", "-", "-"] in [[row[0], *row[-6:]] for row in rows if len(row) > 6]
     at = lines.index(
-        f"{a[7:19]} and {b[7:19]} differ in threads, cpus: drift: no further apart than another "
-        "order of work puts one class from itself"
+        f"{a[7:19]} and {b[7:19]} differ in threads, cpus: drift: no further apart than order of "
+        "work and rounding put honest classes"
     )
     assert lines[at + 1] == "  equal levels: H0, H1, H2"
     assert lines[at + 2].startswith("  flipped in replay: 0 of 40 = 0 %, 95 % interval 0 % to ")

@@ -389,14 +389,17 @@ class LedgerBusyError(WorldError):
 
 
 class UnstableGoldenError(MismatchError):
-    def __init__(self, detail: str) -> None:
+    """otherwise: what the second container had otherwise, such as ``threads: 2, then 1``."""
+
+    def __init__(self, detail: str, *, otherwise: Sequence[str]) -> None:
+        ran = "".join(f"\n  ran otherwise: {difference}" for difference in otherwise)
         super().__init__(
-            f"the image answers differently in two containers, so nothing was recorded: {detail}",
+            f"nothing was recorded: {detail}{ran}",
             where="golden run",
             fix="leave the machine's cores to the run, set every engine setting in "
             "image.toml, and build again",
         )
-        self.detail = detail
+        self.detail, self.otherwise = detail, tuple(otherwise)
 
 
 class ToothlessGoldenError(MismatchError):

@@ -108,7 +108,7 @@ def verify(
 
     TAG is an epoch's tag, a full reference, or an image digest. Exits with 0 for a match, 10 for a
     mismatch, 11 when the two sides are not comparable, 12 for drift: another numeric class, no further away
-    than another order of work.
+    than order of work and rounding put it.
 
     \b
     Examples:

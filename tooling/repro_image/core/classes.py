@@ -12,7 +12,7 @@ from repro_image.core.golden import LEVELS, Golden
 class Apart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Two classes of one epoch.
 
-    a, b:    digests of the classes; ``a`` was recorded first, and its noise floor judges.
+    a, b:    digests of the classes; ``a`` was recorded first.
     fields:  in which the classes differ.
     levels:  level -> whether both answered the same.
     verdict: as of `verify --across`; None, with the reason in ``detail``, where a golden cannot be read.
@@ -34,10 +34,13 @@ class Apart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def apart(a: ClassGolden, ours: Golden, b: ClassGolden, theirs: Golden) -> Apart:
     """Return how far the two classes' recorded answers are apart.
 
-    Each was fed its own answers in the replay, so a prompt counts up to the first token that differs.
+    Each was fed its own answers in the replay, so a prompt counts up to the first token that differs. The
+    noise floor of ``a`` judges, unless that of ``b`` alone knows what rounding does.
     """
     differences = class_differences(a.fingerprint.numeric_class, b.fingerprint.numeric_class)
-    found = compare_across(ours, theirs, floor=a.noise_floor, differences=differences)
+    floors = [entry.noise_floor for entry in (a, b) if entry.noise_floor]
+    floor = next((each for each in floors if each.rounding), a.noise_floor)
+    found = compare_across(ours, theirs, floor=floor, differences=differences)
     median_nats = found.differences.median_nats if found.differences else None
     return msgspec.structs.replace(
         not_compared(a, b, found.detail),

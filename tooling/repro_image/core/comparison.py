@@ -137,10 +137,24 @@ def compare_repeat(first: Golden, again: Golden) -> Comparison:
     comparison = compare(first, again)
     if comparison.verdict is Verdict.MATCH:
         return comparison
-    detail = f"the image disagrees with itself in a new container: {comparison.detail}"
+    detail = f"the image disagrees with itself in a new container: {comparison.detail}{_where(comparison)}"
     return msgspec.structs.replace(
         comparison, verdict=Verdict.MISMATCH, reason=Reason.UNSTABLE, detail=detail
     )
+
+
+def _where(comparison: Comparison) -> str:
+    """Return in how many answers the sides differ, where first and how far apart; empty where none does."""
+    parted = [row for row in comparison.prompts if not all(row.equal.values())]
+    if not parted:
+        return ""
+    row = comparison.first or parted[0]
+    told = f", in {len(parted)} of {len(comparison.prompts)} answers, first in {row.id}"
+    position = row.divergence.position if row.divergence else row.first_bit_difference
+    if position is not None:
+        told += f" at token {position} of {row.tokens}"
+    furthest = comparison.differences.largest_nats if comparison.differences else None
+    return f"{told}, at most {furthest:.1e} nats apart" if furthest else told
 
 
 def too_weak(tokens: int, *, change: float) -> Comparison | None:

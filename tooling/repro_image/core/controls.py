@@ -1,5 +1,6 @@
-"""Two runs that say what a golden is worth: one reordered on purpose, one with a changed weight."""
+"""Three runs that say what a golden is worth: one reordered, one in float32, one with a changed weight."""
 
+import math
 from collections.abc import Mapping
 from itertools import takewhile
 from statistics import median, quantiles
@@ -9,13 +10,15 @@ import msgspec
 
 from repro_image.core.differences import count_differences, is_replay, line_up
 from repro_image.core.engines import batching
-from repro_image.core.epoch import NegativeControl, NoiseFloor
+from repro_image.core.epoch import NegativeControl, NoiseFloor, Rounding
 from repro_image.core.golden import Golden, GoldenRequest, unpack_floats, unpack_ids
+from repro_image.core.odds import replay_steps
 from repro_image.core.project import EngineValue
 
 # Enough prompts for any change worth the name, few enough to cost seconds.
 _CONTROL_PROMPTS = 4
 _CONTROL_CHANGE = "one weight matrix times 1 + 2**-7"
+_EXACT = "float32"
 
 
 def reordered_request(request: GoldenRequest) -> GoldenRequest:
@@ -47,9 +50,74 @@ def noise_floor(expected: Golden, reordered: Golden) -> NoiseFloor:
     return NoiseFloor(
         flip_rate=flips.events / flips.trials if flips.trials else 0.0,
         median_nats=median(nats) if nats else 0.0,
-        p99_nats=quantiles(nats, n=100, method="inclusive")[98] if len(nats) > 1 else 0.0,
+        p99_nats=_p99(nats),
         tokens=flips.trials,
     )
+
+
+def exact_engine(engine: Mapping[str, EngineValue]) -> dict[str, EngineValue] | None:
+    """Return engine settings that compute in float32, or None where ``engine`` does so already."""
+    if engine.get("dtype") == _EXACT:
+        return None
+    return {**batching(engine), "dtype": _EXACT, "kv_cache_dtype": "auto"}
+
+
+def replayed_part(golden: Golden) -> Golden | None:
+    """Return the lanes that are replayed with their replays, or None where nothing is.
+
+    Lanes of an engine that was started for them are left out: that engine need not know float32.
+    """
+    lanes = [lane for lane in golden.request.lanes if not lane.batch_invariant]
+    replays = [lane for lane in lanes if lane.replay_of]
+    named = {lane.name for lane in replays} | {name for lane in replays for name in lane.replay_of}
+    if not replays or not named <= {lane.name for lane in lanes}:
+        return None
+    request = msgspec.structs.replace(
+        golden.request, lanes=tuple(lane for lane in lanes if lane.name in named)
+    )
+    completions = tuple(each for each in golden.completions if each.lane in named)
+    return msgspec.structs.replace(golden, request=request, completions=completions)
+
+
+def replay_only(request: GoldenRequest) -> GoldenRequest:
+    """Return ``request`` with one new token a prompt, and every lane in one call: only its replays count."""
+    lanes = [
+        msgspec.structs.replace(
+            lane,
+            together=True,
+            prompts=tuple(
+                msgspec.structs.replace(
+                    prompt, sampling=msgspec.structs.replace(prompt.sampling, max_tokens=1)
+                )
+                for prompt in lane.prompts
+            ),
+        )
+        for lane in request.lanes
+    ]
+    return msgspec.structs.replace(request, lanes=tuple(lanes))
+
+
+def rounding(expected: Golden, exact: Golden) -> Rounding | None:
+    """Return how far the replay of ``expected`` is from ``exact``, which was fed the same tokens.
+
+    None where nothing was replayed, or float32 came to no finite answer.
+    """
+    pairs = [pair for pair in line_up(expected, exact) if is_replay(expected, pair[0])]
+    steps = [step for pair in pairs for step in replay_steps(*pair, top_k=expected.request.top_k)]
+    nats = [step.nats for step in steps if step.nats is not None]
+    if not nats or not all(map(math.isfinite, nats)):
+        return None
+    flips = sum(step.margin_nats is not None for step in steps)
+    return Rounding(
+        flip_rate=flips / len(steps),
+        median_nats=median(nats),
+        p99_nats=_p99(nats),
+        tokens=len(steps),
+    )
+
+
+def _p99(nats: list[float]) -> float:
+    return quantiles(nats, n=100, method="inclusive")[98] if len(nats) > 1 else 0.0
 
 
 def control_part(golden: Golden) -> Golden:

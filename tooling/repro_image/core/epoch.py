@@ -51,13 +51,26 @@ class Repeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     runs: Count
 
 
-class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one deliberately reordered run changes: the yardstick of comparisons across classes."""
+class Rounding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far the replay is from float32 arithmetic on the same weights: what rounding does to one class."""
 
     flip_rate: float
     median_nats: float
     p99_nats: float
     tokens: int
+
+
+class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one deliberately reordered run changes: the yardstick of comparisons across classes.
+
+    rounding: the second yardstick; None where the engine cannot compute this model in float32.
+    """
+
+    flip_rate: float
+    median_nats: float
+    p99_nats: float
+    tokens: int
+    rounding: Rounding | None = None
 
 
 class NegativeControl(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,8 @@ import hashlib
 import math
 import sys
 from array import array
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -216,6 +217,22 @@ class Inside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cpus: int
     engine: dict[str, str]
     environment: dict[str, str]
+
+    def others_in(self, again: "Inside") -> tuple[str, ...]:
+        """Return what ``again`` saw otherwise, such as ``threads: 2, then 1``."""
+        before, after = _flat(msgspec.to_builtins(self)), _flat(msgspec.to_builtins(again))
+        return tuple(
+            f"{name}: {before.get(name)}, then {after.get(name)}"
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
+        )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 class RunnerOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

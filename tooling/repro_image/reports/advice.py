@@ -9,7 +9,7 @@ _EFFECT = (
 _NO_EFFECT = "The change makes no difference that the golden sees."
 _WITHOUT = "Run `verify TAG` without it to prove the tag itself."
 _DRIFT = (
-    "Decide whether answers that differ as little as another order of work makes them are good enough here.",
+    "Decide whether answers that differ as little as order of work and rounding make them are enough here.",
     "Bits can be had as well: `verify TAG --record` adds this machine's class to the epoch.",
 )
 _NEXT = {

@@ -9,7 +9,7 @@ from repro_image.reports.phrases import percent, rate_text, seen_percent
 from repro_image.reports.tables import table
 
 _HEX = 12
-_NUMBERS = ("threads", "tokens", "sees", "flips", "median nats")
+_NUMBERS = ("threads", "tokens", "sees", "flips", "median nats", "rounding")
 
 
 def classes_report(goldens: Sequence[ClassGolden], pairs: Sequence[Apart]) -> str:
@@ -17,7 +17,8 @@ def classes_report(goldens: Sequence[ClassGolden], pairs: Sequence[Apart]) -> st
     lines = table(("class", "machine", *_NUMBERS), [_row(golden) for golden in goldens], right=_NUMBERS)
     lines += [
         "",
-        "sees: the smallest per-token change that is found with 99 %; flips, median nats: noise floor",
+        "sees: the smallest per-token change that is found with 99 %; flips, median nats: by another order",
+        "of work; rounding: median nats from float32 arithmetic",
     ]
     for pair in pairs:
         lines += ["", *_pair(pair)]
@@ -34,6 +35,7 @@ def _row(golden: ClassGolden) -> tuple[str, ...]:
         seen_percent(golden.power.sees_per_token) if golden.power else "-",
         percent(floor.flip_rate) if floor else "-",
         f"{floor.median_nats:.2g}" if floor else "-",
+        f"{floor.rounding.median_nats:.2g}" if floor and floor.rounding else "-",
     )
 
 

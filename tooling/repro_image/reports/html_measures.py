@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from repro_image.core.across import floor_rate
 from repro_image.core.comparison import Comparison
-from repro_image.core.differences import Decade, Differences, Rate, rate_of
+from repro_image.core.differences import Decade, Differences
 from repro_image.core.epoch import NoiseFloor
 from repro_image.core.transcript import MarginBin
 from repro_image.reports.html_plots import axis_end, bar, interval
@@ -39,11 +40,12 @@ class MarginRow:
 
 
 def rate_rows(comparison: Comparison, floor: NoiseFloor | None) -> tuple[list[Plotted], float]:
-    """Return the rates of flips, the noise floor's last, and where their common axis ends."""
+    """Return the rates of flips, those of the noise floor last, and where their common axis ends."""
     rates = {
         "flipped tokens": comparison.flips,
         "flipped in replay": comparison.replay_flips,
-        "noise floor": _floor_rate(floor) if floor and comparison.flips else None,
+        "noise floor": floor_rate(floor) if floor and comparison.flips else None,
+        "rounding": floor_rate(floor.rounding) if floor and floor.rounding and comparison.flips else None,
     }
     there = {name: rate for name, rate in rates.items() if rate}
     end = axis_end([rate.high for rate in there.values()])
@@ -56,10 +58,6 @@ def rate_rows(comparison: Comparison, floor: NoiseFloor | None) -> tuple[list[Pl
         for name, rate in there.items()
     ]
     return rows, end
-
-
-def _floor_rate(floor: NoiseFloor) -> Rate:
-    return rate_of(round(floor.flip_rate * floor.tokens), floor.tokens)
 
 
 def histograms(differences: Differences | None) -> list[Histogram]:

@@ -14,12 +14,16 @@ from repro_image.core.canonical import canonical_digest
 from repro_image.core.comparison import Verdict, compare_repeat
 from repro_image.core.controls import (
     control_part,
+    exact_engine,
     negative_control,
     noise_floor,
     reordered_engine,
     reordered_request,
+    replay_only,
+    replayed_part,
+    rounding,
 )
-from repro_image.core.epoch import ClassGolden, NegativeControl, NoiseFloor, Power, Repeat
+from repro_image.core.epoch import ClassGolden, NegativeControl, NoiseFloor, Power, Repeat, Rounding
 from repro_image.core.fingerprint import (
     Fingerprint,
     Host,
@@ -47,7 +51,7 @@ from repro_image.core.model_files import refuse_unsafe
 from repro_image.core.parts import first_part
 from repro_image.core.project import EngineValue, tensor_parallel_of
 from repro_image.core.reporter import Reporter
-from repro_image.errors import ToothlessGoldenError, UnstableGoldenError
+from repro_image.errors import GoldenRunError, ToothlessGoldenError, UnstableGoldenError
 
 _CONFIDENCE = 0.99
 
@@ -135,7 +139,7 @@ def ask_twice(asking: Asking, *, engine: Engine, store: Store, reporter: Reporte
     again = ask(_fed(asking, first.golden), engine=engine, store=store, reporter=reporter, fed=first.golden)
     comparison = compare_repeat(first.golden, again.golden)
     if comparison.verdict is not Verdict.MATCH:
-        raise UnstableGoldenError(comparison.detail)
+        raise UnstableGoldenError(comparison.detail, otherwise=first.inside.others_in(again.inside))
     reporter.line(f"golden run 2 of 2: the same bits, in {again.total_s:.1f} s")
     return first
 
@@ -150,7 +154,7 @@ class Recording:
 
 
 def ask_for_record(asking: Asking, *, engine: Engine, store: Store, reporter: Reporter) -> Recording:
-    """Ask twice, then once reordered and, in part, once with a changed weight.
+    """Ask twice, then once reordered and, in part, once in float32 and once with a changed weight.
 
     Raises: UnstableGoldenError; ToothlessGoldenError where the answers do not show the changed weight.
     """
@@ -162,6 +166,9 @@ def ask_for_record(asking: Asking, *, engine: Engine, store: Store, reporter: Re
     floor = noise_floor(golden, reordered.golden)
     told = f"{floor.flip_rate:.2%} of tokens flip, median {floor.median_nats:.1e} nats"
     reporter.line(f"noise floor: {told}, in {reordered.total_s:.1f} s")
+    floor = msgspec.structs.replace(
+        floor, rounding=_rounding(asking, golden, engine=engine, store=store, reporter=reporter)
+    )
     part = control_part(golden)
     changed = replace(_fed(asking, part), scale_weight=True)
     other = ask(changed, engine=engine, store=store, reporter=reporter, fed=part)
@@ -170,6 +177,28 @@ def ask_for_record(asking: Asking, *, engine: Engine, store: Store, reporter: Re
         raise ToothlessGoldenError(prompts=len(part.completions))
     reporter.line(f"negative control: found by {control.found_by}, in {other.total_s:.1f} s")
     return Recording(answer=answer, noise_floor=floor, control=control)
+
+
+def _rounding(
+    asking: Asking, golden: Golden, *, engine: Engine, store: Store, reporter: Reporter
+) -> Rounding | None:
+    """Ask the replays again in float32; None, and the record is one without, where the engine cannot."""
+    part, settings = replayed_part(golden), exact_engine(asking.engine)
+    if part is None or settings is None:
+        return None
+    fed = _fed(asking, part)
+    exact = replace(fed, request=replay_only(fed.request), engine=settings)
+    try:
+        answer = ask(exact, engine=engine, store=store, reporter=reporter, fed=part)
+    except GoldenRunError as error:
+        reason = (error.log or (error.what,))[-1]
+        reporter.line(f"rounding: not measured, for nothing ran in float32: {reason}")
+        return None
+    found = rounding(part, answer.golden)
+    if found is not None:
+        told = f"{found.flip_rate:.2%} of tokens flip, median {found.median_nats:.1e} nats"
+        reporter.line(f"rounding: {told} from float32, in {answer.total_s:.1f} s")
+    return found
 
 
 def ask_again(asking: Asking, golden: Golden, *, engine: Engine, store: Store, reporter: Reporter) -> Answer:
