@@ -1,8 +1,10 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from repro_image.core.canonical import canonical_digest
 from repro_image.core.fingerprint import (
     CudaClass,
     class_differences,
@@ -13,7 +15,7 @@ from repro_image.core.fingerprint import (
 from repro_image.core.gpu import Gpu, GpuProcess
 from tests.unit.made_locks import make_host
 
-HOST = make_host()
+HOST = replace(make_host(), l2_kib=2048)
 
 
 @given(st.lists(st.sampled_from(["avx2", "fma", "sse4_1", "amx_bf16", "mmx", "hypervisor", "md_clear"])))
@@ -46,12 +48,21 @@ def test_what_changes_no_number_is_no_part_of_the_class(change: dict[str, object
         ({"cpu_model": 1}, "model"),
         ({"flags": ("avx2", "fma")}, "flags"),
         ({"architecture": "aarch64"}, "architecture"),
+        ({"l2_kib": 1024}, "l2_kib"),
     ],
 )
 def test_what_changes_numbers_makes_another_class(change: dict[str, object], field: str) -> None:
     expected, found = cpu_class(HOST, threads=2), cpu_class(replace(HOST, **change), threads=2)
     assert [difference[0] for difference in class_differences(expected, found)] == [field]
     assert expected.digest != found.digest
+
+
+def test_a_class_whose_cache_is_unknown_is_named_as_before_and_fits_any() -> None:
+    known, unknown = (cpu_class(replace(HOST, l2_kib=kib), threads=2) for kib in (2048, 0))
+    assert class_differences(unknown, known) == class_differences(known, unknown) == ()
+    fields = msgspec.to_builtins(unknown)
+    assert fields.pop("l2_kib") == 0
+    assert unknown.digest == canonical_digest(fields) != known.digest
 
 
 def test_another_number_of_threads_is_another_class() -> None:

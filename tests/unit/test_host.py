@@ -120,7 +120,7 @@ def test_this_machine_is_read_and_its_document_reads_back(tmp_path: Path) -> Non
 def test_a_machine_without_proc_and_sys_gives_empty_fields(tmp_path: Path) -> None:
     host = read_host(tmp_path)
     assert (host.flags, host.memory_bytes, host.kernel) == ((), 0, "")
-    assert (host.system, host.threads_per_core) == ("Linux", 1)
+    assert (host.system, host.threads_per_core, host.l2_kib) == ("Linux", 1, 0)
 
 
 def test_siblings_are_read_where_they_are_told(tmp_path: Path) -> None:
@@ -129,6 +129,19 @@ def test_siblings_are_read_where_they_are_told(tmp_path: Path) -> None:
     topology.mkdir(parents=True)
     (topology / "thread_siblings_list").write_text(f"{first},{first + 64}\n")
     assert read_host(tmp_path).threads_per_core == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "kib"), [("1024K\n", 1024), ("2048K\n", 2048), ("", 0), ("1M\n", 0), ("-1K\n", 0)]
+)
+def test_the_second_level_cache_is_read_where_it_is_told(tmp_path: Path, size: str, kib: int) -> None:
+    caches = (("0", "1", "Data", "32K\n"), ("1", "2", "Instruction", "64K\n"), ("2", "2", "Unified", size))
+    for index, level, kind, told in caches:
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{allowed_cpus()[0]}/cache/index{index}"
+        folder.mkdir(parents=True)
+        for name, text in (("level", level), ("type", kind), ("size", told)):
+            (folder / name).write_text(text)
+    assert read_host(tmp_path).l2_kib == kib
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def read_host(root: Path = _ROOT) -> Host:
         gpus=gpus,
         nvidia=nvidia,
         container_toolkit=_container_toolkit(),
+        l2_kib=_l2_kib(root, cpus[0]),
     )
 
 
@@ -161,6 +162,15 @@ def _siblings(root: Path, cpu: int) -> tuple[int, ...]:
 
 def _threads_per_core(root: Path, cpu: int) -> int:
     return len(_siblings(root, cpu))
+
+
+def _l2_kib(root: Path, cpu: int) -> int:
+    """Return the size of the second-level cache that ``cpu`` has, or 0."""
+    for cache in sorted((root / _CPUS / f"cpu{cpu}/cache").glob("index*")):
+        if _read(cache / "level").strip() == "2" and _read(cache / "type").strip() != "Instruction":
+            size = re.fullmatch(r"([0-9]+)K", _read(cache / "size").strip())
+            return int(size[1]) if size else 0
+    return 0
 
 
 def _container_toolkit() -> str | None:

@@ -38,6 +38,7 @@ def fingerprint(app: App, as_json: bool) -> None:
         "microcode": host.microcode or "unknown",
         "instructions": " ".join(numeric_flags(host.flags)) or "unknown",
         "cores": f"{host.cpus} logical processors, {host.threads_per_core} per core",
+        "L2 cache": f"{host.l2_kib} KiB" if host.l2_kib else "unknown",
         "memory": f"{host.memory_bytes / 2**30:.1f} GiB",
         "kernel": host.kernel,
         "system": host.system,

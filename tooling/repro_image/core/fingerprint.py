@@ -23,6 +23,7 @@ class CpuClass(
     capability: what torch dispatched to inside, such as ``AVX512``; empty before a run.
     threads:    OpenMP threads.
     cpus:       whole cores in the cpuset.
+    l2_kib:     second-level cache of one core, half of which cuts attention into tiles; 0 where unknown.
     """
 
     architecture: str
@@ -34,10 +35,14 @@ class CpuClass(
     threads: int
     cpus: int
     tensor_parallel: int = 1
+    l2_kib: int = 0
 
     @property
     def digest(self) -> str:
-        return canonical_digest(self)
+        fields = msgspec.to_builtins(self)
+        if not self.l2_kib:
+            del fields["l2_kib"]  # a class is what it was before this was looked at
+        return canonical_digest(fields)
 
     @property
     def machine(self) -> str:
@@ -117,6 +122,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A machine, as `repro-image fingerprint` writes it and `check --host` reads it.
 
     flags:             all instruction-set flags of /proc/cpuinfo, sorted.
+    l2_kib:            second-level cache of one core; 0 where the system does not tell.
     nvidia:            None where NVIDIA's driver is not installed.
     container_toolkit: version of the NVIDIA Container Toolkit, or None.
     """
@@ -140,6 +146,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gpus: tuple[Gpu, ...] = ()
     nvidia: NvidiaDriver | None = None
     container_toolkit: str | None = None
+    l2_kib: int = 0
 
 
 def without_passing(host: Host) -> Host:
@@ -181,6 +188,7 @@ def cpu_class(host: Host, *, threads: int, capability: str = "", tensor_parallel
         threads=threads,
         cpus=threads,
         tensor_parallel=tensor_parallel,
+        l2_kib=host.l2_kib,
     )
 
 
@@ -197,8 +205,8 @@ def cuda_class(gpus: Sequence[Gpu], *, tensor_parallel: int = 1) -> CudaClass:
     )
 
 
-# What only a run itself can see: unknown before, and then it matches any.
-_UNKNOWN = {"capability": "", "sm_count": 0}
+# What only a run itself can see, and what the system does not tell: unknown, it matches any.
+_UNKNOWN = {"capability": "", "sm_count": 0, "l2_kib": 0}
 
 
 def class_differences(expected: NumericClass, found: NumericClass) -> tuple[tuple[str, Any, Any], ...]:
