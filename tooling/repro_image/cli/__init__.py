@@ -7,22 +7,22 @@ import signal
 import sys
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 from repro_image import __version__
-from repro_image.cli.screen import printable
-from repro_image.errors import DiskFullError, FolderError, ReproImageError
 
 if TYPE_CHECKING:  # each of these is imported by the first command that needs it: start-up stays fast
+    from pathlib import Path
+
     from rich.console import Console
 
     from repro_image.adapters.engine import Engine
     from repro_image.adapters.files import Project
     from repro_image.adapters.store import Store
+    from repro_image.errors import ReproImageError
 
 COMMANDS = (
     "init",
@@ -44,7 +44,7 @@ COMMANDS = (
 class App:
     """The adapters of one call, made when first used."""
 
-    def __init__(self, *, start: Path, store: Path | None) -> None:
+    def __init__(self, *, start: "Path", store: "Path | None") -> None:
         self._start, self._store = start, store
 
     @cached_property
@@ -82,12 +82,16 @@ class App:
         return names or self.project.images()
 
 
-def default_store(setting: str | None = None) -> Path:
+def default_store(setting: str | None = None) -> "Path":
     """Return the folder that ``setting`` names, else one below the user's cache folder.
 
     Raises: FolderError for a user without a home.
     """
+    from pathlib import Path
+
     from platformdirs import user_cache_path
+
+    from repro_image.errors import FolderError
 
     try:
         folder = Path(setting).expanduser() if setting else user_cache_path("repro-image")
@@ -147,18 +151,18 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="repro-image")
 @click.option(
     "--project",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(exists=True, file_okay=False),
     default=".",
     help="A folder of the project; by default the current one.",
 )
 @click.option(
     "--store",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     envvar="REPRO_IMAGE_STORE",
     help="Where wheels, debs and models are kept; by default below your cache folder.",
 )
 @click.pass_context
-def group(ctx: click.Context, project: Path, store: Path | None) -> None:
+def group(ctx: click.Context, project: str, store: str | None) -> None:
     """Make LLM inference images that provably answer the same.
 
     \b
@@ -166,7 +170,9 @@ def group(ctx: click.Context, project: Path, store: Path | None) -> None:
     repro-image build         build, run the golden generation, record an epoch
     repro-image verify TAG    run it again: does the tag still answer the same?
     """
-    ctx.obj = App(start=project.resolve(), store=store)
+    from pathlib import Path
+
+    ctx.obj = App(start=Path(project).resolve(), store=None if store is None else Path(store))
 
 
 def print_json(value: Any) -> None:
@@ -180,7 +186,9 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(143)
 
 
-def _fail(error: ReproImageError) -> NoReturn:
+def _fail(error: "ReproImageError") -> NoReturn:
+    from repro_image.cli.screen import printable
+
     told = "\n".join(printable(line) for line in str(error).split("\n"))
     colour = False if os.environ.get("NO_COLOR") else None  # None: where stderr is a terminal
     click.echo(f"{click.style('error:', fg='red', bold=True)} {told}", err=True, color=colour)
@@ -194,17 +202,7 @@ def main() -> None:
         sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
     try:
         group.main(prog_name="repro-image", standalone_mode=False)
-    except ReproImageError as error:
-        _fail(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        # A write to an open file does not tell which one it is.
-        _fail(DiskFullError(str(error.filename or "a file that was being written")))
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
@@ -212,3 +210,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
+    except Exception as error:
+        _fail(_known(error))
+
+
+def _known(error: Exception) -> "ReproImageError":
+    """Return ``error`` with its known cause. Raises: ``error`` itself where it has none."""
+    from repro_image.errors import DiskFullError, ReproImageError
+
+    if isinstance(error, ReproImageError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # A write to an open file does not tell which one it is.
+        return DiskFullError(str(error.filename or "a file that was being written"))
+    raise error
