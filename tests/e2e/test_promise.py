@@ -59,6 +59,14 @@ def test_a_build_with_nothing_changed_takes_under_a_second_and_neither_builds_no
     assert epoch.scratch.recorded() == before
 
 
+def test_an_epoch_records_what_another_order_of_work_and_rounding_change(epoch: Recorded) -> None:
+    shown = epoch.scratch.run("epochs", "show", epoch.tag, "--json")
+    floor = shown.json["epoch"]["first_class"]["noise_floor"]
+    assert floor["tokens"] > 0
+    assert floor["rounding"]["tokens"] == 64
+    assert 0.001 < floor["rounding"]["median_nats"] < 0.1
+
+
 def test_a_removed_image_is_an_error_with_the_fix_until_it_is_rebuilt_bit_for_bit(epoch: Recorded) -> None:
     docker("image", "rm", "--force", epoch.reference)
     missing = epoch.scratch.run("verify", epoch.tag)
