@@ -17,7 +17,7 @@ from repro_image.core.comparison import (
     moved_tag,
     not_comparable_class,
 )
-from repro_image.core.epoch import NoiseFloor
+from repro_image.core.epoch import NoiseFloor, Rounding
 from repro_image.core.golden import Golden
 from repro_image.core.transcript import MAX_PROMPTS, transcripts
 from repro_image.reports.advice import advice
@@ -181,6 +181,17 @@ def test_a_judgement_across_classes_shows_its_three_tests() -> None:
     assert (
         "median 0 nats 0.0369 nats: 3 times the noise floor, 1.75 times the rounding, or 0.01 ulp yes" in text
     )
+
+
+def test_the_page_tells_what_rounding_does_beside_another_order_of_work() -> None:
+    golden = make_golden()
+    comparison = compare(golden, change(golden, {"greedy/1": other_token(5)}))
+    rounding = Rounding(flip_rate=0.0225, median_nats=0.0132, p99_nats=0.14, tokens=400)
+    text = Elements(html_report(comparison, context={}, floor=replace(FLOOR, rounding=rounding))).text
+    assert "noise floor 3 of 600 = 0.5 %" in text
+    assert "rounding 9 of 400 = 2.25 %" in text
+    assert "another order of work flips 0.5 % of 600 tokens" in text
+    assert "; float32 arithmetic flips 2.25 % of 400 tokens and moves log-probabilities by 0.0132 nats" in text
 
 
 def test_a_run_that_stopped_early_says_that_only_a_part_was_asked(mismatch: str) -> None:
