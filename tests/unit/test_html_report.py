@@ -191,7 +191,9 @@ def test_the_page_tells_what_rounding_does_beside_another_order_of_work() -> Non
     assert "noise floor 3 of 600 = 0.5 %" in text
     assert "rounding 9 of 400 = 2.25 %" in text
     assert "another order of work flips 0.5 % of 600 tokens" in text
-    assert "; float32 arithmetic flips 2.25 % of 400 tokens and moves log-probabilities by 0.0132 nats" in text
+    assert (
+        "; float32 arithmetic flips 2.25 % of 400 tokens and moves log-probabilities by 0.0132 nats" in text
+    )
 
 
 def test_a_run_that_stopped_early_says_that_only_a_part_was_asked(mismatch: str) -> None:

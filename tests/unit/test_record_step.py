@@ -11,7 +11,12 @@ from repro_image.adapters.engine import Engine
 from repro_image.adapters.store import Store
 from repro_image.core.controls import control_part
 from repro_image.core.golden import Golden, RunnerOutput, unpack_ids
-from repro_image.errors import GoldenRunError, ToothlessGoldenError, UnstableGoldenError
+from repro_image.errors import (
+    ContainerTimeoutError,
+    GoldenRunError,
+    ToothlessGoldenError,
+    UnstableGoldenError,
+)
 from repro_image.steps import record
 from repro_image.steps.record import Asking, ask_for_record, ask_twice
 from tests.unit.made_goldens import INSIDE, change, make_golden, other_bits, other_token
@@ -147,15 +152,26 @@ def test_a_record_holds_two_equal_answers_the_noise_floor_and_the_control(
     assert [lane.name for lane in control.request.lanes] == ["greedy"]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (GoldenRunError("the golden run ended with 1", log=("line", "no such kernel")), "no such kernel"),
+        (GoldenRunError("the golden run wrote no answer", log=()), "the golden run wrote no answer"),
+        (
+            ContainerTimeoutError(["run"], timeout_s=60),
+            "the container did not end within 60 s and was stopped",
+        ),
+    ],
+)
 def test_a_record_of_an_engine_without_float32_is_one_without_rounding_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     golden, told = make_golden(), list[str]()
     others = iter((golden, golden, golden, change(control_part(golden), {"greedy/0": other_token(2)})))
 
     def run_golden(run: GoldenRun, **_: object) -> RunnerOutput:
         if run.engine["dtype"] == "float32":
-            raise GoldenRunError("the golden run ended with 1", log=("no such kernel",))
+            raise error
         return output(next(others))
 
     monkeypatch.setattr(record, "run_golden", run_golden)
@@ -163,7 +179,7 @@ def test_a_record_of_an_engine_without_float32_is_one_without_rounding_and_says_
     monkeypatch.setattr(reporter, "line", told.append)
     recording = ask_for_record(asking(golden), engine=Engine(), store=Store(tmp_path), reporter=reporter)
     assert recording.noise_floor.rounding is None
-    assert "rounding: not measured, for nothing ran in float32: no such kernel" in told
+    assert f"rounding: not measured, for nothing ran in float32: {reason}" in told
 
 
 def test_a_golden_that_does_not_see_a_changed_weight_is_refused(

@@ -51,7 +51,12 @@ from repro_image.core.model_files import refuse_unsafe
 from repro_image.core.parts import first_part
 from repro_image.core.project import EngineValue, tensor_parallel_of
 from repro_image.core.reporter import Reporter
-from repro_image.errors import GoldenRunError, ToothlessGoldenError, UnstableGoldenError
+from repro_image.errors import (
+    ContainerTimeoutError,
+    GoldenRunError,
+    ToothlessGoldenError,
+    UnstableGoldenError,
+)
 
 _CONFIDENCE = 0.99
 
@@ -190,8 +195,8 @@ def _rounding(
     exact = replace(fed, request=replay_only(fed.request), engine=settings)
     try:
         answer = ask(exact, engine=engine, store=store, reporter=reporter, fed=part)
-    except GoldenRunError as error:
-        reason = (error.log or (error.what,))[-1]
+    except (GoldenRunError, ContainerTimeoutError) as error:
+        reason = error.log[-1] if isinstance(error, GoldenRunError) and error.log else error.what
         reporter.line(f"rounding: not measured, for nothing ran in float32: {reason}")
         return None
     found = rounding(part, answer.golden)
