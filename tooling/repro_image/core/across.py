@@ -8,10 +8,10 @@ from statistics import median
 
 import msgspec
 
-from repro_image.core.differences import Rate, is_replay, line_up, rate_of
+from repro_image.core.differences import Rate, rate_of, replayed_steps
 from repro_image.core.epoch import NoiseFloor, Rounding
 from repro_image.core.golden import Golden
-from repro_image.core.odds import logit_ulp, replay_steps
+from repro_image.core.odds import logit_ulp
 
 # A near tie may fall either way; a step of the logits at each side of either token makes four.
 _TIE_ULPS = 4
@@ -76,8 +76,7 @@ def judge_across(expected: Golden, found: Golden, floor: NoiseFloor) -> Across |
 
     floor: of ``expected``.
     """
-    pairs = [pair for pair in line_up(expected, found) if is_replay(expected, pair[0])]
-    steps = [step for pair in pairs for step in replay_steps(*pair, top_k=expected.request.top_k)]
+    steps = replayed_steps(expected, found)
     margins = [step.margin_nats for step in steps if step.margin_nats is not None]
     nats = [step.nats for step in steps if step.nats is not None]
     if not nats:

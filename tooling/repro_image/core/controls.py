@@ -8,11 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from repro_image.core.differences import count_differences, is_replay, line_up
+from repro_image.core.differences import count_differences, is_replay, line_up, replayed_steps
 from repro_image.core.engines import batching
 from repro_image.core.epoch import NegativeControl, NoiseFloor, Rounding
 from repro_image.core.golden import Golden, GoldenRequest, unpack_floats, unpack_ids
-from repro_image.core.odds import replay_steps
 from repro_image.core.project import EngineValue
 
 # Enough prompts for any change worth the name, few enough to cost seconds.
@@ -102,8 +101,7 @@ def rounding(expected: Golden, exact: Golden) -> Rounding | None:
 
     None where nothing was replayed, or float32 came to no finite answer.
     """
-    pairs = [pair for pair in line_up(expected, exact) if is_replay(expected, pair[0])]
-    steps = [step for pair in pairs for step in replay_steps(*pair, top_k=expected.request.top_k)]
+    steps = replayed_steps(expected, exact)
     nats = [step.nats for step in steps if step.nats is not None]
     if not nats or not all(map(math.isfinite, nats)):
         return None

@@ -8,7 +8,7 @@ import msgspec
 from repro_image.core.epoch import Power
 from repro_image.core.golden import LEVELS, Completion, Golden, unpack_floats, unpack_ids
 from repro_image.core.intervals import clopper_pearson, power, smallest_visible_change
-from repro_image.core.odds import first_difference, logit_ulp, replay_steps
+from repro_image.core.odds import ReplayStep, first_difference, logit_ulp, replay_steps
 
 _FIRST_NAMES = 5
 
@@ -147,6 +147,12 @@ def replayed_tokens(golden: Golden) -> int:
     return sum(len(c.output_ids) // 4 for c in golden.completions if is_replay(golden, c))
 
 
+def replayed_steps(expected: Golden, found: Golden) -> list[ReplayStep]:
+    """Return each step of every replay, as far as both sides were fed the same tokens."""
+    pairs = [pair for pair in line_up(expected, found) if is_replay(expected, pair[0])]
+    return [step for pair in pairs for step in replay_steps(*pair, top_k=expected.request.top_k)]
+
+
 def tokenizer_difference(expected: Golden, found: Golden) -> TokenizerDifference | None:
     """Return where level H0 first differs, or None."""
     for a, b in line_up(expected, found):
@@ -169,12 +175,11 @@ def count_differences(expected: Golden, found: Golden) -> Tables:
     rows = tuple(_row(expected, found, a, b, ulp=ulp) for a, b in pairs)
     own = [row for row in rows if not row.replay]
     trials = sum(row.tokens if row.divergence is None else row.divergence.position + 1 for row in own)
-    replayed = [pair for pair, row in zip(pairs, rows, strict=True) if row.replay]
     return Tables(
         levels=tuple(_level(level, rows) for level in LEVELS),
         prompts=rows,
         flips=rate_of(sum(row.divergence is not None for row in own), trials),
-        replay_flips=_replay_flips(replayed, top_k=expected.request.top_k) if replayed else None,
+        replay_flips=_flips(replayed_steps(expected, found)) if any(row.replay for row in rows) else None,
         differences=_differences(pairs, rows, width=1 + expected.request.top_k, ulp=ulp),
         weights=weight_differences(expected.weights, found.weights),
         visible=visible(expected),
@@ -251,9 +256,8 @@ def rate_of(events: int, trials: int) -> Rate:
     return Rate(events=events, trials=trials, low=low, high=high)
 
 
-def _replay_flips(pairs: list[tuple[Completion, Completion]], *, top_k: int) -> Rate | None:
-    """Return how often the most likely token differs, as far as both sides were fed the same tokens."""
-    steps = [step for pair in pairs for step in replay_steps(*pair, top_k=top_k)]
+def _flips(steps: list[ReplayStep]) -> Rate:
+    """Return how often the most likely token differs."""
     return rate_of(sum(step.margin_nats is not None for step in steps), len(steps))
 
 

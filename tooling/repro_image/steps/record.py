@@ -169,8 +169,7 @@ def ask_for_record(asking: Asking, *, engine: Engine, store: Store, reporter: Re
     batched = replace(fed, request=reordered_request(fed.request), engine=reordered_engine(asking.engine))
     reordered = ask(batched, engine=engine, store=store, reporter=reporter, fed=golden)
     floor = noise_floor(golden, reordered.golden)
-    told = f"{floor.flip_rate:.2%} of tokens flip, median {floor.median_nats:.1e} nats"
-    reporter.line(f"noise floor: {told}, in {reordered.total_s:.1f} s")
+    reporter.line(f"noise floor: {_told(floor)}, in {reordered.total_s:.1f} s")
     floor = msgspec.structs.replace(
         floor, rounding=_rounding(asking, golden, engine=engine, store=store, reporter=reporter)
     )
@@ -201,9 +200,12 @@ def _rounding(
         return None
     found = rounding(part, answer.golden)
     if found is not None:
-        told = f"{found.flip_rate:.2%} of tokens flip, median {found.median_nats:.1e} nats"
-        reporter.line(f"rounding: {told} from float32, in {answer.total_s:.1f} s")
+        reporter.line(f"rounding: {_told(found)} from float32, in {answer.total_s:.1f} s")
     return found
+
+
+def _told(floor: NoiseFloor | Rounding) -> str:
+    return f"{floor.flip_rate:.2%} of tokens flip, median {floor.median_nats:.1e} nats"
 
 
 def ask_again(asking: Asking, golden: Golden, *, engine: Engine, store: Store, reporter: Reporter) -> Answer:
